@@ -1,0 +1,143 @@
+"""``python -m benchmarks profile W2``: where the time of one workload goes, by room.
+
+Two looks at the same work. A sampler interrupts the loop's thread every millisecond
+of wall time and notes where it is: this splits the real time, waiting included, and
+hardly disturbs. Then cProfile counts calls: exact, and the same on every machine, but
+its times are distorted in favour of code that calls little, so only calls are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+from typing import Self, TypeVar
+
+from benchmarks import machine, rooms, table
+from benchmarks.workload import Settings, Workload
+from benchmarks.workloads import find
+
+K = TypeVar("K")
+
+INTERVAL_SECONDS = 0.001
+
+
+class Sampler:
+    """Seconds of wall time per room and per place, while it is entered (main thread only)."""
+
+    def __init__(self) -> None:
+        self.by_room: Counter[str] = Counter()
+        self.by_place: Counter[tuple[str, str]] = Counter()
+        self._last = 0.0
+
+    def __enter__(self) -> Self:
+        self._last = perf_counter()
+        signal.signal(signal.SIGALRM, self._sample)
+        signal.setitimer(signal.ITIMER_REAL, INTERVAL_SECONDS, INTERVAL_SECONDS)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _sample(self, number: int, frame: FrameType | None) -> None:
+        now = perf_counter()
+        # Weighted, because a signal is late while another thread holds the interpreter.
+        passed, self._last = now - self._last, now
+        room = rooms.room_of_frame(frame)
+        self.by_room[room] += passed  # type: ignore[assignment]  # Counter of seconds
+        self.by_place[room, rooms.place(frame)] += passed  # type: ignore[assignment]
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    workload = find(options.workload)
+    sampler, done = _sampled(workload, options.durability, options.seconds)
+    print(f"{workload.name}, {workload.title}, {options.durability}: {done} operations\n")
+    print(_split(sampler, done))
+    print(f"\nHottest functions (own time)\n\n{_hottest(sampler, done, options.top)}")
+    statistics = _counted(workload, options.durability)
+    print(f"\nCalls per operation\n\n{_calls(statistics, workload.operations, options.top)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks profile")
+    parser.add_argument("workload", metavar="W")
+    parser.add_argument("--durability", choices=("full", "process"), default="full")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long to sample")
+    parser.add_argument("--top", type=int, default=25, help="how many functions to list")
+    return parser
+
+
+def _perform(workload: Workload, durability: str) -> None:
+    with tempfile.TemporaryDirectory(dir=machine.scratch_directory()) as directory:
+        workload.perform(Settings(Path(directory), durability))
+
+
+def _sampled(workload: Workload, durability: str, seconds: float) -> tuple[Sampler, int]:
+    """Repeat the workload for about `seconds`; the sampler and the operations done."""
+    sampler, done, begun = Sampler(), 0, perf_counter()
+    while done == 0 or perf_counter() - begun < seconds:
+        with sampler:
+            _perform(workload, durability)
+        done += workload.operations
+    return sampler, done
+
+
+def _counted(workload: Workload, durability: str) -> pstats.Stats:
+    profiler = cProfile.Profile()
+    profiler.runcall(_perform, workload, durability)
+    return pstats.Stats(profiler)
+
+
+def _split(sampler: Sampler, operations: int) -> str:
+    total = sum(sampler.by_room.values())
+    body = [_share(spent, total, operations, room) for room, spent in _by_time(sampler.by_room)]
+    body.append(_share(total, total, operations, "all"))
+    return table.aligned(("room", "share", "per operation"), body, text_columns=1)
+
+
+def _hottest(sampler: Sampler, operations: int, top: int) -> str:
+    total = sum(sampler.by_room.values())
+    body = [
+        (*_share(spent, total, operations, where), room)
+        for (room, where), spent in _by_time(sampler.by_place)[:top]
+    ]
+    return table.aligned(("function", "share", "per operation", "room"), body, text_columns=1)
+
+
+def _share(spent: float, total: float, operations: int, name: str) -> tuple[str, str, str]:
+    return name, f"{100 * spent / total:.1f} %", table.seconds(spent / operations)
+
+
+def _by_time(counter: Mapping[K, float]) -> list[tuple[K, float]]:
+    return sorted(counter.items(), key=lambda item: -item[1])
+
+
+def _calls(statistics: pstats.Stats, operations: int, top: int) -> str:
+    """Python calls per operation: by room, then the functions called most."""
+    counted = sorted(_python_calls(statistics), key=lambda item: -item[2])
+    per_room: Counter[str] = Counter()
+    for room, _, calls in counted:
+        per_room[room] += calls
+    body = [("all rooms", "", f"{sum(per_room.values()) / operations:.2f}")]
+    body += [(room, "", f"{calls / operations:.2f}") for room, calls in per_room.most_common()]
+    body += [(room, name, f"{calls / operations:.2f}") for room, name, calls in counted[:top]]
+    return table.aligned(("room", "function", "calls"), body, text_columns=2)
+
+
+def _python_calls(statistics: pstats.Stats) -> Iterator[tuple[str, str, int]]:
+    """Room, function and number of calls of every function written in Python."""
+    entries: dict[tuple[str, int, str], tuple[int, int]] = statistics.stats  # type: ignore[attr-defined]
+    for (filename, line, name), entry in entries.items():
+        if filename != "~":
+            room = rooms.room_of_file(filename) or "standard library"
+            yield room, f"{rooms.short(filename)}:{line} {name}", entry[1]

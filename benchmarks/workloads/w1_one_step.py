@@ -1,0 +1,55 @@
+"""W1: what a caller waits for one run with one step, from `start()` to the result.
+
+Runs follow each other, so that nothing shares a COMMIT: this is latency, not
+throughput. The first run is not counted (imports, first use of the journal).
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from benchmarks.engine import open_runtime
+from benchmarks.floors import Samples
+from benchmarks.workload import Bar, Figure, Settings, Workload
+from durable import step, workflow
+
+RUNS = 300
+
+
+@step
+async def greet(number: int) -> str:
+    """The smallest step that takes and returns something."""
+    return f"hello {number}"
+
+
+@workflow
+async def one_step(number: int) -> str:
+    """One step, its result returned."""
+    return await greet(number)
+
+
+async def measure(settings: Settings) -> Samples:
+    """One sample per run, in seconds."""
+    samples = []
+    async with open_runtime(settings) as runtime:
+        for number in range(settings.size(RUNS) + 1):
+            begun = perf_counter()
+            run = await runtime.start(one_step, number)
+            await run.result()
+            samples.append(perf_counter() - begun)
+    return {"latency": samples[1:]}
+
+
+WORKLOADS = (
+    Workload(
+        name="W1",
+        title="one-step run, start to result",
+        perform=lambda settings: settings.run(measure(settings)),
+        figures=(Figure("latency", "per run", floor="F1"),),
+        bars=(
+            Bar("latency", 2.6, "full", stage="goal"),
+            Bar("latency", 8.0, "process", stage="goal"),
+        ),
+        operations=RUNS,
+    ),
+)

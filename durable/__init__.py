@@ -1,0 +1,68 @@
+"""Durable execution for plain asyncio: `async def` functions that survive crashes,
+restarts and months of waiting, inside your program, over one SQLite file.
+
+Layers, each importing only from those below it:
+
+    testing      seams for users' tests
+    _surface     Runtime, start, Run, sync facade, command line
+    _engine      scheduler, activation, executor, timers, recovery
+    _authoring   workflow, step, sleep ...      _journal   SQLite, codec, ownership
+    _replay      deterministic loop, body, history (no I/O)
+    _base        clock, durations, ids, backoff
+    errors       every error raised
+"""
+
+from durable._authoring.context import StepMetadata, WorkflowMetadata
+from durable._authoring.primitives import (
+    get_step_metadata,
+    get_workflow_metadata,
+    logger,
+    now,
+    random,
+    sleep,
+    uuid4,
+)
+from durable._authoring.step import Step, step
+from durable._authoring.workflow import Workflow, workflow
+from durable._base.backoff import Backoff
+from durable._journal.codec import Codec, Transform
+from durable._surface.api import get_run, run, start, start_many
+from durable._surface.history import HistoryEvent, RunStatus
+from durable._surface.run import Run
+from durable._surface.runtime import Runtime
+#SYNC from durable._surface.sync import SyncRun, SyncRuntime
+from durable.errors import DurableError, FatalError, RetryableError
+
+__all__ = [
+    "Backoff",
+    "Codec",
+    "DurableError",
+    "FatalError",
+    "HistoryEvent",
+    "RetryableError",
+    "Run",
+    "RunStatus",
+    "Runtime",
+    "Step",
+    "StepMetadata",
+#SYNC    "SyncRun",
+#SYNC    "SyncRuntime",
+    "Transform",
+    "Workflow",
+    "WorkflowMetadata",
+    "get_run",
+    "get_step_metadata",
+    "get_workflow_metadata",
+    "logger",
+    "now",
+    "random",
+    "run",
+    "sleep",
+    "start",
+    "start_many",
+    "step",
+    "uuid4",
+    "workflow",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,63 @@
+"""Where the calling code runs: in a workflow body, in a step's attempt, or in neither.
+
+A body is recognised by its running loop, an attempt by a context variable that the
+engine sets around it (and that a sync step's thread inherits).
+"""
+
+from __future__ import annotations
+
+from asyncio import _get_running_loop
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
+
+from durable._replay.body import Body
+from durable._replay.loop import BodyLoop
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetadata:
+    """Facts about the running attempt of a step.
+
+    `step_id` and `idempotency_key` stay the same over all attempts, crashes included:
+    hand the key to services that de-duplicate. `attempt` counts from 1.
+    """
+
+    step_id: str
+    name: str
+    attempt: int
+    started_at: datetime
+    run_id: str
+    idempotency_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowMetadata:
+    """Facts about the run whose body is asking. `started_at` is journal time (UTC)."""
+
+    run_id: str
+    workflow_name: str
+    created_at: datetime
+    started_at: datetime
+    parent_id: str | None
+    root_id: str
+    attributes: dict[str, str]
+    deployment_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt as the code inside it sees it; `runtime` is the one that runs it."""
+
+    metadata: StepMetadata
+    runtime: object
+
+
+current_attempt: ContextVar[Attempt | None] = ContextVar("durable_attempt", default=None)
+
+
+def current_body() -> Body | None:
+    """Return the body whose code is running, or None outside workflow bodies."""
+    loop = _get_running_loop()
+    return cast(Body, loop._timers) if type(loop) is BodyLoop else None

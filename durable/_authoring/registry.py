@@ -1,0 +1,98 @@
+"""The workflows and steps that this process knows, by name.
+
+A later definition under the same name replaces an earlier one when it comes from the
+same place (a notebook cell or module that is run again, a closure made again) and is
+refused otherwise. Runtimes listen, so that a run that was blocked for missing code goes
+on as soon as the code is defined.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Definition(Protocol):
+    """A workflow or a step."""
+
+    name: str
+    fn: Callable[..., Any]
+
+
+Listener = Callable[[str], None]
+
+_workflows: dict[str, Definition] = {}
+_steps: dict[str, Definition] = {}
+_listeners: weakref.WeakSet[object] = weakref.WeakSet()
+
+
+def default_name(fn: Callable[..., Any]) -> str:
+    """Return ``module.qualname``, the same whether a module is imported or run as a script."""
+    module: str = getattr(fn, "__module__", None) or "unknown"
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        if spec is not None:
+            module = spec.name.removesuffix(".__main__")
+        elif file:
+            module = Path(file).stem
+    return f"{module}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+
+
+def register_workflow(definition: Definition) -> None:
+    """Make a workflow known under its name.
+
+    Raises:
+        ValueError: another function already goes by this name.
+    """
+    _register(_workflows, definition, "workflow")
+
+
+def register_step(definition: Definition) -> None:
+    """Make a step known under its name.
+
+    Raises:
+        ValueError: another function already goes by this name.
+    """
+    _register(_steps, definition, "step")
+
+
+def _register(known: dict[str, Definition], definition: Definition, what: str) -> None:
+    name = definition.name
+    earlier = known.get(name)
+    if earlier is not None and _place(earlier.fn) != _place(definition.fn):
+        raise ValueError(
+            f"the {what} name {name!r} is taken by {_place(earlier.fn)}: give "
+            f"{_place(definition.fn)} another name, @{what}(name=...)"
+        )
+    known[name] = definition
+    for listener in list(_listeners):
+        listener.on_registered(name)  # type: ignore[attr-defined]
+
+
+def _place(fn: Callable[..., Any]) -> str:
+    qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
+    return f"{getattr(fn, '__module__', '?')}.{qualname}"
+
+
+def find_workflow(name: str) -> Definition | None:
+    """Return the workflow of this name, or None."""
+    return _workflows.get(name)
+
+
+def is_registered(name: str) -> bool:
+    """Tell whether a workflow or a step of this name is known."""
+    return name in _workflows or name in _steps
+
+
+def workflow_names() -> list[str]:
+    """Return the names of all known workflows, sorted."""
+    return sorted(_workflows)
+
+
+def listen(listener: object) -> None:
+    """Call ``listener.on_registered(name)`` for each later definition, while it lives."""
+    _listeners.add(listener)

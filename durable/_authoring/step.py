@@ -1,0 +1,241 @@
+"""`@step`: a function whose outcome is journaled.
+
+A `Step` called inside a workflow body issues a command and waits for its outcome;
+called anywhere else it runs as written. It owns its options, and nothing about how
+attempts are made: that is the engine's executor.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from asyncio import _get_running_loop
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
+
+from durable._authoring.registry import default_name, register_step
+from durable._base.backoff import Backoff
+from durable._base.duration import parse_duration
+from durable._replay.body import Body
+from durable._replay.loop import BodyLoop
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+
+Duration = float | timedelta | str
+ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
+ErrorTest = ErrorTypes | Callable[[BaseException], bool]
+Executor = Literal["thread", "process"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How attempts of a step are made. Times are in seconds.
+
+    `max_retries` counts the attempts after the first. A failed attempt is retried when
+    its error matches `retry_on` and does not match `no_retry_on`.
+    """
+
+    max_retries: int = 3
+    backoff: Backoff = Backoff()
+    timeout: float | None = None
+    retry_on: ErrorTest = Exception
+    no_retry_on: ErrorTest = ()
+    concurrency: int | None = None
+    executor: Executor = "thread"
+
+    def retries(self, error: BaseException) -> bool:
+        """Tell whether `error` may be answered with another attempt."""
+        return _matches(error, self.retry_on) and not _matches(error, self.no_retry_on)
+
+
+def _matches(error: BaseException, test: ErrorTest) -> bool:
+    if isinstance(test, (type, tuple)):
+        return isinstance(error, test)
+    return test(error)
+
+
+class Step(Generic[P, R]):
+    """A function whose outcome is journaled; made by the decorator `step`.
+
+    Attributes:
+        name: under which its outcomes are recorded.
+        fn: the undecorated function.
+        settings: its `StepOptions`.
+    """
+
+    def __init__(
+        self, fn: Callable[P, Any], name: str, settings: StepOptions, owner: object = None
+    ) -> None:
+        self.fn = fn
+        self.name = name
+        self.settings = settings
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self._owner = owner
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Issue the step inside a workflow body; elsewhere run the function as written.
+
+        A sync function called outside a body returns its plain value; for the type checker
+        use `fn` there.
+        """
+        given = args if self._owner is None else (self._owner, *args)
+        loop = _get_running_loop()
+        if type(loop) is BodyLoop:
+            return _issue(cast(Body, loop._timers), self, given, kwargs)
+        return cast("Coroutine[Any, Any, R]", cast(Any, self.fn)(*given, **kwargs))
+
+    def options(
+        self,
+        *,
+        max_retries: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: Duration | None = None,
+        retry_on: ErrorTest | None = None,
+        no_retry_on: ErrorTest | None = None,
+        concurrency: int | None = None,
+        executor: Executor | None = None,
+    ) -> Step[P, R]:
+        """Return a copy with other options; what is None stays as it is.
+
+        Example:
+            ``await charge.options(max_retries=0, timeout="10s")(order)``
+        """
+        changed = {name: value for name, value in locals().items() if name != "self"}
+        return Step(self.fn, self.name, _settle(self.settings, changed), self._owner)
+
+    @overload
+    def __get__(self, instance: None, owner: object = None) -> Step[P, R]: ...
+    @overload
+    def __get__(
+        self: Step[Concatenate[S, Q], R], instance: S, owner: object = None
+    ) -> Step[Q, R]: ...
+    def __get__(self, instance: object, owner: object = None) -> Any:
+        """Bind a step defined in a class; the instance is recorded as first argument."""
+        return self if instance is None else Step(self.fn, self.name, self.settings, instance)
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # By reference where another process can import it, else by value.
+        module, qualname = self.__module__, self.__qualname__
+        if module != "__main__" and _find_global(module, qualname) is self:
+            return qualname
+        return (Step, (self.fn, self.name, self.settings, self._owner))
+
+
+def _find_global(module: str, qualname: str) -> object:
+    found: object = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+async def _issue(
+    body: Body, step: Step[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> R:
+    return cast(R, await body.create_step(step, args, kwargs))
+
+
+def _settle(base: StepOptions, given: dict[str, Any]) -> StepOptions:
+    """Return `base` with the options that are not None, checked."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "timeout" in chosen:
+        chosen["timeout"] = parse_duration(chosen["timeout"], what="timeout") / 1e6
+    for name, least in (("max_retries", 0), ("concurrency", 1)):
+        value = chosen.get(name, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name}={value!r} is not usable: give a whole number from {least}")
+    if chosen.get("executor", "thread") not in ("thread", "process"):
+        raise ValueError(f"executor={chosen['executor']!r} is unknown: use 'thread' or 'process'")
+    if not isinstance(chosen.get("backoff", base.backoff), Backoff):
+        raise TypeError(f"backoff={chosen['backoff']!r} must be a durable.Backoff")
+    return replace(base, **chosen)
+
+
+class StepDecorator:
+    """What ``@step(...)`` with options returns."""
+
+    def __init__(self, name: str | None, settings: StepOptions) -> None:
+        self._name = name
+        self._settings = settings
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]]) -> Step[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R]) -> Step[P, R]: ...
+    def __call__(self, fn: Callable[..., Any]) -> Step[..., Any]:
+        """Make `fn` a step."""
+        if isinstance(fn, (staticmethod, classmethod)) or not callable(fn):
+            raise TypeError(
+                f"@step needs a function, got {fn!r}: put @staticmethod or @classmethod above @step"
+            )
+        if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
+            raise TypeError(f"@step cannot record the generator function {fn.__qualname__}")
+        made: Step[..., Any] = Step(fn, self._name or default_name(fn), self._settings)
+        if self._settings.executor == "process" and made.is_async:
+            raise ValueError(f'step {made.name} is async: executor="process" needs a plain "def"')
+        register_step(made)
+        return made
+
+
+@overload
+def step(fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
+@overload
+def step(fn: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    *,
+    name: str | None = None,
+    max_retries: int = 3,
+    backoff: Backoff | None = None,
+    timeout: Duration | None = None,
+    retry_on: ErrorTest = Exception,
+    no_retry_on: ErrorTest = (),
+    concurrency: int | None = None,
+    executor: Executor = "thread",
+) -> StepDecorator: ...
+def step(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    max_retries: int = 3,
+    backoff: Backoff | None = None,
+    timeout: Duration | None = None,
+    retry_on: ErrorTest = Exception,
+    no_retry_on: ErrorTest = (),
+    concurrency: int | None = None,
+    executor: Executor = "thread",
+) -> Any:
+    """Make a function a step: its outcome is journaled and it never runs again once completed.
+
+    Args:
+        fn: an ``async def`` (runs on the host's loop) or a ``def`` (runs in a thread).
+        name: recorded name; default ``module.qualname``.
+        max_retries: attempts after the first; default 3, 0 for none.
+        backoff: delay between attempts; default exponential from 1 s to 60 s with jitter.
+        timeout: limit of one attempt: seconds, `timedelta` or ``"1m"``; default none.
+        retry_on: exception types (or a predicate) worth another attempt; default `Exception`.
+        no_retry_on: exception types (or a predicate) that end the step at once.
+        concurrency: how many attempts of this step may run at once in this process.
+        executor: where a ``def`` runs: ``"thread"``, or ``"process"`` for CPU work.
+
+    Raises:
+        ValueError, TypeError: an option or the function is not usable; the name is taken.
+
+    Example:
+        >>> @step(max_retries=5)
+        ... async def charge(order: str) -> str:
+        ...     return f"receipt for {order}"
+    """
+    given = {key: value for key, value in locals().items() if key not in ("fn", "name")}
+    decorator = StepDecorator(name, _settle(StepOptions(), given))
+    return decorator if fn is None else decorator(fn)

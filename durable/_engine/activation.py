@@ -1,0 +1,266 @@
+"""One turn of one run: decide, commit, act.
+
+`activate` applies what is in the inbox to the body and submits the consumed events, the
+new commands and the changed state as ONE write. When the journal reports it durable,
+`_committed` performs the effects: attempts begin or are cancelled, timers are armed,
+callers get their answers. Nothing leaves a run before that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from durable._base.clock import Clock
+from durable._engine.executor import Executor
+from durable._engine.hot import HotRun, with_state
+from durable._engine.timers import Timers
+from durable._engine.watchdog import Watchdog
+from durable._journal.journal import Journal
+from durable._journal.records import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    RUNNING,
+    RunEvent,
+    RunState,
+    Write,
+)
+from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
+from durable._replay.events import EventKind
+from durable._replay.script import Inbound
+from durable.errors import PayloadDecodeError
+
+logger = logging.getLogger("durable")
+
+_STATUS = {
+    EventKind.RUN_COMPLETED: COMPLETED,
+    EventKind.RUN_FAILED: FAILED,
+    EventKind.RUN_CANCELLED: CANCELLED,
+}
+# Timers of a run that belong to no event of its history are filed under these numbers.
+DEADLINE, GRACE = -1, -2
+
+
+class Host(Protocol):
+    """What activation asks of the engine around it."""
+
+    def ready(self, run: HotRun) -> None:
+        """Queue the run for its next activation."""
+
+    def ended(self, run: HotRun) -> None:
+        """Take note that a run's end is durable."""
+
+    def settled(self, run: HotRun) -> None:
+        """Take note that a run has nothing to do for now."""
+
+    def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
+        """Park a run."""
+
+    def expiry(self, run: HotRun, now_us: int) -> int | None:
+        """Return when a run that ends now may be deleted."""
+
+
+class Activation:
+    """See the module's docstring."""
+
+    def __init__(
+        self, host: Host, journal: Journal, executor: Executor, timers: Timers, clock: Clock
+    ) -> None:
+        self._host = host
+        self._journal = journal
+        self._executor = executor
+        self._timers = timers
+        self._clock = clock
+        self.watchdog = Watchdog(clock)
+
+    # --- decide ------------------------------------------------------------------------
+
+    def activate(self, run: HotRun) -> None:
+        """Apply the run's inbox and submit the outcome."""
+        body = run.body
+        assert body is not None
+        items, run.inbox = run.inbox, []
+        self.watchdog.enter(run.run_id)
+        try:
+            body.activate(items)
+        except PayloadDecodeError as error:
+            self.submit(run, items)
+            self._host.block(run, "payload", str(error))
+            return
+        finally:
+            self.watchdog.leave()
+        self.submit(run, items)
+
+    def submit(self, run: HotRun, items: Sequence[Inbound] = ()) -> None:
+        """Make what the body has done durable, then act on it."""
+        body = run.body
+        assert body is not None
+        events = body.script.take()
+        created, body.created = body.created, []
+        ended, body.ended = body.ended, []
+        acks, run.acks = run.acks, []
+        for gone in ended:
+            if isinstance(gone, OpenWait) and (alarm := run.alarms.pop(gone.seq, None)):
+                alarm.cancel()
+        write = run.birth or Write(done=_ignore, vital=True)
+        run.birth = None
+        told = write.done
+        state = self._next_state(run, body)
+        if write.runs:
+            write.runs[0] = with_state(run.row, state)
+        elif state != run.state:
+            write.states.append(state)
+        elif not events:
+            for ack in acks:
+                _resolve(ack, None)
+            return self._host.settled(run)
+        run.state = state
+        run_id, pk = run.run_id, run.row.pk
+        write.events.extend([RunEvent(pk, run_id, event) for event in events])
+        effects = (items, created, ended)
+
+        def done(error: BaseException | None) -> None:
+            run.unsaved -= 1
+            told(error)
+            for ack in acks:
+                _resolve(ack, error)
+            if error is None:
+                self._committed(run, body, *effects)
+            elif not run.gone:
+                self._refused(run, write, error)
+
+        write.done = done
+        run.unsaved += 1
+        self._journal.submit(write)
+
+    def _next_state(self, run: HotRun, body: Body) -> RunState:
+        old = run.state
+        now = body.script.now_us
+        started = old.started_at or (now if body.started else None)
+        if body.outcome is not None:
+            status = _STATUS[EventKind(body.outcome.kind)]
+            at = body.outcome.at
+            return RunState(
+                status, started, at, None, self._host.expiry(run, at), None, run.row.pk
+            )
+        wake_at = self.next_wake(run, body)
+        if old.wake_at == wake_at and old.status == RUNNING:
+            return old
+        return RunState(RUNNING, started, None, wake_at, None, None, run.row.pk)
+
+    def next_wake(self, run: HotRun, body: Body) -> int | None:
+        """Return the run's `wake_at`: 0 while attempts are in flight, else the next due time."""
+        dues = [wait.due for wait in body.waits.values()] if not body.steps else []
+        if body.steps:
+            retries = [s.retry_at for s in body.steps.values() if s.retry_at and not s.running]
+            if len(retries) < len(body.steps):
+                return 0
+            dues = [wait.due for wait in body.waits.values()] + retries
+        if run.row.deadline is not None and body.cancel_event is None:
+            dues.append(run.row.deadline)
+        if body.cancel_event is not None and body.cancel_event.due is not None:
+            dues.append(body.cancel_event.due)
+        return min(dues, default=None)
+
+    def _refused(self, run: HotRun, write: Write, error: BaseException) -> None:
+        if write.runs:
+            self._host.ended(run)  # the run was never recorded: its caller has been told
+        else:
+            self._host.block(run, "corrupt", f"its events could not be recorded: {error}")
+
+    # --- act ---------------------------------------------------------------------------
+
+    def _committed(
+        self,
+        run: HotRun,
+        body: Body,
+        items: Sequence[Inbound],
+        created: Sequence[OpenStep | OpenWait],
+        ended: Sequence[OpenStep | OpenWait],
+    ) -> None:
+        if run.gone and body.outcome is None:
+            return
+        for gone in ended:
+            if gone.seq in run.attempts:
+                self._executor.cancel(run, gone.seq)
+        if body.outcome is not None:
+            if not run.gone and not run.unsaved:
+                self._host.ended(run)
+            return
+        for item in items:
+            if item.kind == EventKind.STEP_RETRYING and item.ref in body.steps:
+                self.arm_retry(run, body.steps[item.ref])
+            elif item.kind == EventKind.CANCEL_REQUESTED:
+                self.arm_grace(run, body)
+        for new in created:
+            if isinstance(new, OpenWait):
+                self.arm_wait(run, new)
+            elif new.seq in body.steps:
+                self._executor.dispatch(run, new)
+        if not body.steps:
+            self._host.settled(run)
+
+    def arm_wait(self, run: HotRun, wait: OpenWait) -> None:
+        """Set the alarm of a durable wait, unless the body has ended it meanwhile."""
+        if run.body is not None and wait.seq in run.body.waits:
+            fire = partial(self.post, run, Inbound(EventKind.WAIT_COMPLETED, wait.seq))
+            run.alarms[wait.seq] = self._timers.at(wait.due, fire, absolute=wait.name == "until")
+
+    def arm_retry(self, run: HotRun, step: OpenStep) -> None:
+        """Begin the next attempt now, or when it is due."""
+        if step.retry_at is None or step.retry_at <= self._clock.wall_us():
+            self._executor.dispatch(run, step)
+            return
+        begin = partial(self._executor.dispatch, run, step)
+        run.alarms[step.seq] = self._timers.at(step.retry_at, begin)
+        self._host.settled(run)
+
+    def arm_grace(self, run: HotRun, body: Body) -> None:
+        """End a cancelled run without its consent once its grace time is over."""
+        request = body.cancel_event
+        if request is not None and request.due is not None:
+            run.alarms[GRACE] = self._timers.at(request.due, partial(self.end_cancelled, run))
+
+    def end_cancelled(self, run: HotRun) -> None:
+        """End a run whose cancellation was requested before, whatever its body is doing."""
+        body = run.body
+        if run.gone or body is None or body.outcome is not None or body.cancel_event is None:
+            return
+        logger.warning("run %s did not end within its grace time: it is terminated", run.run_id)
+        body.end_cancelled(body.cancel_event)
+        self.submit(run)
+
+    def post(self, run: HotRun, item: Inbound) -> None:
+        """Put something into a run's inbox and queue the run."""
+        if not run.gone:
+            run.inbox.append(item)
+            self._host.ready(run)
+
+    def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> int:
+        """End pending sleeps before their time; timers of asyncio only when named."""
+        assert run.body is not None
+        pending = run.body.waits
+        chosen = [
+            seq
+            for seq in (sorted(pending) if waits is None else waits)
+            if seq in pending and (waits is not None or pending[seq].name != "timer")
+        ]
+        for seq in chosen:
+            self.post(run, Inbound(EventKind.WAIT_COMPLETED, seq, WOKEN))
+        return len(chosen)
+
+
+def _resolve(ack: asyncio.Future[None], error: BaseException | None) -> None:
+    if not ack.done():
+        if error is None:
+            ack.set_result(None)
+        else:
+            ack.set_exception(error)
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Do nothing: the engine's own writes have nobody waiting for them."""

@@ -1,0 +1,161 @@
+"""What callers ask of existing runs: cancel, wake up, resume; and the deadline's verdict.
+
+A command brings the run into memory if need be, puts its event into the inbox and
+returns when the event is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from durable._base.clock import Clock
+from durable._engine.activation import Activation
+from durable._engine.hot import HotRun
+from durable._engine.loader import Loader
+from durable._engine.payloads import EnginePayloads
+from durable._engine.scheduler import Scheduler
+from durable._journal.journal import Journal
+from durable._journal.records import (
+    BLOCKED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    RunRow,
+    RunState,
+    Write,
+)
+from durable._replay.body import Body
+from durable._replay.events import EventKind
+from durable._replay.script import Inbound
+from durable.errors import WorkflowRunNotFoundError, WorkflowTimeoutError
+
+CANCEL, DEADLINE_NAME = "user", "deadline"
+
+
+class Commands:
+    """See the module's docstring. `grace_us` bounds the clean-up of a cancelled run."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        scheduler: Scheduler,
+        activation: Activation,
+        payloads: EnginePayloads,
+        clock: Clock,
+        grace_us: int,
+    ) -> None:
+        self._journal = journal
+        self._scheduler = scheduler
+        self._activation = activation
+        self._payloads = payloads
+        self._clock = clock
+        self._grace_us = grace_us
+
+    async def row(self, run_id: str) -> RunRow:
+        """Return the run's row as it stands.
+
+        Raises:
+            WorkflowRunNotFoundError: there is none.
+        """
+        run = self._scheduler.get(run_id)
+        if run is not None:
+            return run.current_row()
+        row = await self._journal.reader.run_by_id(run_id)
+        if row is None:
+            raise WorkflowRunNotFoundError(run_id)
+        return row
+
+    async def cancel(self, loader: Loader, run_id: str, reason: str | None) -> HotRun | RunRow:
+        """Request a cancellation; a second request ends the run at once.
+
+        Returns the row of a run that is finished or blocked, which the caller ends itself.
+        """
+        row = await self.row(run_id)
+        if row.status in FINISHED or row.status == BLOCKED:
+            return row
+        run = await loader.fetch(row)
+        if run is None or run.body is None:
+            return await self.row(run_id)
+        payload = None if reason is None else reason.encode()
+        if not run.body.started and not run.inbox:
+            run.body.terminate(EventKind.RUN_CANCELLED, payload)
+            await self._submit(run)
+        elif run.body.cancel_event is not None:
+            run.body.end_cancelled(run.body.cancel_event)
+            await self._submit(run)
+        else:
+            await self._post(run, self._request(CANCEL, payload))
+        return run
+
+    def _request(self, name: str, payload: bytes | None) -> Inbound:
+        due = self._clock.wall_us() + self._grace_us
+        return Inbound(EventKind.CANCEL_REQUESTED, 0, name, due, payload)
+
+    def deadline(self, run: HotRun) -> None:
+        """End a run whose deadline has come; its body may clean up first."""
+        body = run.body
+        if run.gone or body is None or body.outcome is not None or body.cancel_event is not None:
+            return
+        if body.started:
+            self._activation.post(run, self._request(DEADLINE_NAME, None))
+            return
+        late = WorkflowTimeoutError("the run had not started by its deadline")
+        run.inbox.clear()
+        body.terminate(EventKind.RUN_FAILED, self._payloads.encode_error(late))
+        self._activation.submit(run)
+
+    async def wake_up(self, loader: Loader, run_id: str, waits: Sequence[int] | None) -> int:
+        """End pending sleeps early; return how many."""
+        row = await self.row(run_id)
+        if row.status in FINISHED or row.status == BLOCKED:
+            return 0
+        run = await loader.fetch(row)
+        if run is None or run.body is None:
+            return 0
+        woken = self._activation.wake_up(run, waits)
+        if woken:
+            await self._durable(run)
+        return woken
+
+    async def resume(self, row: RunRow) -> RunRow:
+        """Record that a blocked run may try again; return its row."""
+        status = PENDING if row.started_at is None else RUNNING
+        state = RunState(status, row.started_at, None, 0, None, None, row.pk)
+        await self._journal.perform(Write(done=_ignore, states=[state]))
+        return row._replace(status=status, wake_at=0, blocked=None)
+
+    async def end_blocked(self, row: RunRow, reason: str | None) -> None:
+        """Cancel a run that is parked: its code cannot be asked."""
+        run = HotRun(row)
+        history = await self._journal.reader.history(row.pk, row.run_id)
+        run.body = Body(row.run_id, _never, history, self._payloads, self._clock.wall_us)
+        run.body.script.skip()
+        run.body.terminate(
+            EventKind.RUN_CANCELLED, None if reason is None else reason.encode()
+        )
+        self._scheduler.add(run)
+        await self._submit(run)
+
+    async def _post(self, run: HotRun, item: Inbound) -> None:
+        self._activation.post(run, item)
+        await self._durable(run)
+
+    async def _durable(self, run: HotRun) -> None:
+        ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        run.acks.append(ack)
+        await ack
+
+    async def _submit(self, run: HotRun) -> None:
+        ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        run.acks.append(ack)
+        self._activation.submit(run)
+        await ack
+
+
+async def _never() -> None:
+    raise AssertionError("the body of a parked run is not started")
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Do nothing: `perform` tells the outcome."""

@@ -1,0 +1,302 @@
+"""The engine of one journal in one event loop: its parts put together.
+
+Implements `EnginePort` for the process that owns the journal. It owns the waiters of
+`wait_end`, the parking of runs, and the order of opening and stopping; every other
+decision is made in the part it belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from durable._authoring import registry
+from durable._authoring.workflow import KEEP_FOR_EVER
+from durable._base.clock import Clock
+from durable._engine.activation import Activation
+from durable._engine.births import Births
+from durable._engine.commands import Commands
+from durable._engine.executor import Executor
+from durable._engine.hot import HotRun, with_state
+from durable._engine.loader import Loader
+from durable._engine.payloads import EnginePayloads
+from durable._engine.ports import Created, RunSpec
+from durable._engine.recovery import Recovery
+from durable._engine.scheduler import Scheduler
+from durable._engine.suspects import Suspects
+from durable._engine.sweeper import Sweeper
+from durable._engine.timers import Timers
+from durable._journal.attributes import Blocked, decode_blocked, encode_blocked
+from durable._journal.journal import Journal
+from durable._journal.records import BLOCKED, FINISHED, RunRow, RunState, Write
+from durable._replay.body import OpenStep
+from durable._replay.script import Inbound
+from durable.errors import RuntimeClosedError
+
+logger = logging.getLogger("durable")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Limits and policies. Times are microseconds unless the name says seconds."""
+
+    retention_us: int = 30 * 86_400 * 1_000_000
+    grace_us: int = 30 * 1_000_000
+    drain_seconds: float = 5.0
+    threads_max: int = 32
+    processes_max: int | None = None
+    idle_runs_max: int = 1000
+    runs_max: int = 10_000
+
+
+class Engine:
+    """See the module's docstring.
+
+    Args:
+        journal: opened as owner.
+        runtime: what `start` inside a step uses.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        payloads: EnginePayloads,
+        clock: Clock,
+        options: EngineOptions,
+        runtime: object,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.journal = journal
+        self._options = options
+        self._loop = loop
+        self._payloads = payloads
+        self._waiters: dict[str, list[asyncio.Future[RunRow]]] = {}
+        self._spawned: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._timers = Timers(clock, loop)
+        self._executor = Executor(
+            self, payloads, clock, loop,
+            threads_max=options.threads_max, processes_max=options.processes_max, runtime=runtime,
+        )  # fmt: skip
+        self._activation = Activation(self, journal, self._executor, self._timers, clock)
+        self.scheduler = Scheduler(
+            loop, clock, self._activation.activate, self._evicted, options.idle_runs_max
+        )
+        self._suspects = Suspects(journal, self._executor.dispatch, self.block)
+        self._executor.suspects = self._suspects
+        self._commands = Commands(
+            journal, self.scheduler, self._activation, payloads, clock, options.grace_us
+        )
+        self._loader = Loader(
+            self, journal, payloads, self.scheduler, self._activation, self._timers, clock,
+            self._suspects, self._commands.deadline,
+        )  # fmt: skip
+        self._recovery = Recovery(
+            journal, self.scheduler, self._loader, self._timers, clock, options.runs_max
+        )
+        self._births = Births(journal, self._loader, self._recovery, payloads, clock)
+        self._sweeper = Sweeper(journal, self._timers, clock)
+
+    async def open(self) -> None:
+        """Begin to recover; new runs are welcome from here on."""
+        registry.listen(self)
+        for run_id in await self._recovery.find_missing():
+            self._spawn_resume(run_id)
+        self._recovery.start()
+        self._sweeper.start()
+
+    # --- EnginePort ---------------------------------------------------------------------
+
+    async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
+        """Record runs and queue them; see `EnginePort`."""
+        self._require_open()
+        return await self._births.create(specs)
+
+    async def wait_end(self, run_id: str) -> RunRow:
+        """Return the run's row once it is finished or blocked; see `EnginePort`."""
+        self._require_open()
+        waiter: asyncio.Future[RunRow] = self._loop.create_future()
+        waiters = self._waiters.setdefault(run_id, [])
+        waiters.append(waiter)  # before reading: an end in between is not missed
+        try:
+            if self.scheduler.get(run_id) is None:
+                row = await self._commands.row(run_id)
+                if row.status in FINISHED or row.status == BLOCKED:
+                    return row
+            return await waiter
+        finally:
+            waiters.remove(waiter)
+            if not waiters and self._waiters.get(run_id) is waiters:
+                del self._waiters[run_id]
+
+    async def cancel(self, run_id: str, reason: str | None) -> None:
+        """Request a cancellation; see `EnginePort`."""
+        self._require_open()
+        found = await self._commands.cancel(self._loader, run_id, reason)
+        if isinstance(found, RunRow) and found.status == BLOCKED:
+            await self._commands.end_blocked(found, reason)
+
+    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
+        """End pending sleeps; see `EnginePort`."""
+        self._require_open()
+        return await self._commands.wake_up(self._loader, run_id, waits)
+
+    async def resume(self, run_id: str) -> None:
+        """Let a blocked run try again; see `EnginePort`."""
+        self._require_open()
+        row = await self._commands.row(run_id)
+        if row.status == BLOCKED:
+            name = decode_blocked(row.blocked).missing
+            if name is not None:
+                self._recovery.missing.get(name, set()).discard(run_id)
+            await self._loader.fetch(await self._commands.resume(row))
+
+    # --- Host and Outcomes: what the parts report -----------------------------------------
+
+    def ready(self, run: HotRun) -> None:
+        """Queue a run for its next activation."""
+        self.scheduler.ready(run)
+
+    def settled(self, run: HotRun) -> None:
+        """Note that a run has nothing to do for now."""
+        self.scheduler.settled(run)
+
+    def post(self, run: HotRun, item: Inbound) -> None:
+        """Put a step's outcome into its run's inbox."""
+        self._activation.post(run, item)
+
+    def attempt_over(self, run: HotRun, step: OpenStep) -> None:
+        """Note that an attempt is not running any more."""
+        self._suspects.over(step)
+
+    def ended(self, run: HotRun) -> None:
+        """Note that a run's end is durable (or that it was never recorded)."""
+        self._executor.cancel_all(run)
+        self.scheduler.remove(run)
+        run.drop()
+        if run.finished:
+            self._sweeper.expect(run.state.expires_at)
+            self._tell(run.run_id, run.current_row())
+        self._recovery.made_room()
+
+    def _evicted(self, run: HotRun) -> None:
+        self._recovery.leave_behind(run.state.wake_at)
+
+    def expiry(self, run: HotRun, now_us: int) -> int | None:
+        """Return when a run that ends now may be deleted."""
+        kept = run.row.retention_us
+        kept = self._options.retention_us if kept is None else kept
+        return None if kept == KEEP_FOR_EVER else now_us + kept
+
+    def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
+        """Park a run with the reason; what it has done stays on record."""
+        if run.gone:
+            return
+        logger.warning("run %s is blocked (%s): %s", run.run_id, kind, reason)
+        self._executor.cancel_all(run)
+        self.scheduler.remove(run)
+        run.drop()
+        column = encode_blocked(Blocked(kind, reason, missing))
+        state = RunState(BLOCKED, run.state.started_at, None, None, None, column, run.row.pk)
+        run.state = state
+        if missing is not None:
+            self._recovery.missing.setdefault(missing, set()).add(run.run_id)
+        acks, run.acks = run.acks, []
+        write = run.birth or Write(done=_ignore, vital=True)
+        told, run.birth = write.done, None
+        if write.runs:
+            write.runs[0] = with_state(run.row, state)
+        else:
+            write.states.append(state)
+
+        def done(error: BaseException | None) -> None:
+            told(error)
+            for ack in acks:
+                if not ack.done():
+                    ack.set_result(None)
+            self._tell(run.run_id, with_state(run.row, state))
+            self._recovery.made_room()
+
+        write.done = done
+        self.journal.submit(write)
+
+    def _tell(self, run_id: str, row: RunRow) -> None:
+        for waiter in self._waiters.get(run_id, ()):
+            if not waiter.done():
+                waiter.set_result(row)
+
+    # --- code that comes later --------------------------------------------------------------
+
+    def on_registered(self, name: str) -> None:
+        """Resume the runs that wait for this code; called from any thread."""
+        if not self._closed and name in self._recovery.missing and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._code_came, name)
+
+    def _code_came(self, name: str) -> None:
+        for run_id in sorted(self._recovery.missing.pop(name, ())):
+            self._spawn_resume(run_id)
+
+    def _spawn_resume(self, run_id: str) -> None:
+        if not self._closed:
+            task = self._loop.create_task(self._resume_later(run_id))
+            self._spawned.add(task)
+            task.add_done_callback(self._spawned.discard)
+
+    async def _resume_later(self, run_id: str) -> None:
+        try:
+            await self.resume(run_id)
+        except Exception:
+            logger.exception("run %s could not be resumed by itself", run_id)
+
+    # --- stopping -----------------------------------------------------------------------------
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeClosedError(
+                f"the runtime of {self.journal.path} is closed: open it again to go on"
+            )
+
+    async def close(self) -> None:
+        """Stop in order: drain attempts up to the deadline, park, close the journal.
+
+        Attempts that are cut off run again at the next opening. No body is unwound.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._executor.stop()
+        self._timers.close()
+        await self._recovery.close()
+        await self._sweeper.close()
+        await self._executor.drain(self._options.drain_seconds)
+        await asyncio.sleep(0)  # the last outcomes reach their bodies
+        self.scheduler.stop()
+        self._executor.close()
+        self._activation.watchdog.close()
+        await self.journal.close()
+        self._let_go()
+
+    def abandon(self) -> None:
+        """Let go without waiting: the loop is closed or the process is going down."""
+        self._closed = True
+        self._timers.close()
+        self._executor.close()
+        self._activation.watchdog.close()
+        self.journal.abandon()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for run in self.scheduler:
+            run.drop()
+            self.scheduler.remove(run)
+        closed = RuntimeClosedError("the runtime was closed while the run was still going on")
+        for waiters in list(self._waiters.values()):
+            for waiter in waiters:
+                if not waiter.done() and not self._loop.is_closed():
+                    waiter.set_exception(closed)
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Do nothing: the engine's own writes have nobody waiting for them."""

@@ -1,0 +1,389 @@
+"""Makes attempts of steps and turns each outcome into something for the run's inbox.
+
+Async steps run as tasks of the host's loop, sync ones in threads or worker processes.
+What a step receives is decoded from the recorded bytes. An attempt that was given up
+(cancelled, timed out, run ended) is forgotten first, so its late result goes nowhere.
+Retries are decided here, from the step's options and the failures on record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from durable._authoring.context import Attempt as Seen
+from durable._authoring.context import StepMetadata, current_attempt
+from durable._authoring.primitives import from_us
+from durable._authoring.step import Step, StepOptions
+from durable._base.clock import Clock
+from durable._base.duration import when
+from durable._engine.hot import HotRun
+from durable._engine.payloads import EnginePayloads, immutable
+from durable._engine.processes import ProcessPool
+from durable._engine.threads import ThreadPool, Ticket
+from durable._replay.body import FAILED_ATTEMPT, OpenStep
+from durable._replay.events import EventKind
+from durable._replay.script import UNDECODED, Inbound
+from durable.errors import (
+    FatalError,
+    PayloadDecodeError,
+    RetryableError,
+    SerializationError,
+    StepTimeoutError,
+)
+
+logger = logging.getLogger("durable")
+
+# How long a cancelled step may go on before nobody waits for it any more.
+STRAY_SECONDS = 1.0
+
+
+class Outcomes(Protocol):
+    """Where outcomes go."""
+
+    def post(self, run: HotRun, item: Inbound) -> None:
+        """Put an outcome into the run's inbox."""
+
+    def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
+        """Park a run whose step cannot even be begun."""
+
+    def attempt_over(self, run: HotRun, step: OpenStep) -> None:
+        """Take note that an attempt is not running any more, whatever its outcome."""
+
+
+class Suspects(Protocol):
+    """Steps that may be what kills the process."""
+
+    def is_suspect(self, step: OpenStep) -> bool:
+        """Tell whether the step must wait for its turn to run alone."""
+
+    def enqueue(self, run: HotRun, step: OpenStep) -> None:
+        """Dispatch it again once it is its turn."""
+
+
+class Attempt:
+    """One running attempt. `forget` makes its outcome meaningless."""
+
+    __slots__ = ("forgotten", "number", "run", "settings", "step", "task", "ticket", "timeout")
+
+    def __init__(self, run: HotRun, step: OpenStep, settings: StepOptions) -> None:
+        self.run = run
+        self.step = step
+        self.settings = settings
+        self.number = step.attempt
+        self.forgotten = False
+        self.task: asyncio.Task[None] | None = None
+        self.ticket: Ticket | None = None
+        self.timeout: asyncio.TimerHandle | None = None
+
+
+class _Limit:
+    """The attempts of one step name under a `concurrency` limit."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.waiting: deque[tuple[HotRun, OpenStep]] = deque()
+
+
+class Executor:
+    """See the module's docstring.
+
+    Args:
+        runtime: what `start` inside a step uses; passed through, never looked at.
+    """
+
+    def __init__(
+        self,
+        outcomes: Outcomes,
+        payloads: EnginePayloads,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        threads_max: int,
+        processes_max: int | None,
+        runtime: object,
+    ) -> None:
+        self._outcomes = outcomes
+        self._payloads = payloads
+        self._clock = clock
+        self._loop = loop
+        self._runtime = runtime
+        self._threads = ThreadPool(threads_max)
+        self._processes = ProcessPool(processes_max)
+        self._limits: dict[str, _Limit] = {}
+        self._running: set[Attempt] = set()
+        self._stopped = False
+        self._nobody_left: asyncio.Future[None] | None = None
+        self.suspects: Suspects | None = None
+
+    # --- beginning -----------------------------------------------------------------
+
+    def dispatch(self, run: HotRun, step: OpenStep) -> None:
+        """Begin an attempt of `step`, or queue it behind its concurrency limit."""
+        if run.gone or self._stopped or step.running or step.seq not in _steps(run):
+            return
+        made = step.step
+        assert isinstance(made, Step)
+        if self.suspects is not None and self.suspects.is_suspect(step):
+            self.suspects.enqueue(run, step)
+            return
+        step.running = True
+        if made.settings.concurrency is not None:
+            limit = self._limits.setdefault(made.name, _Limit())
+            if limit.running >= made.settings.concurrency:
+                limit.waiting.append((run, step))
+                return
+            limit.running += 1
+        self._begin(run, step, made)
+
+    def _begin(self, run: HotRun, step: OpenStep, made: Step[..., Any]) -> None:
+        attempt = Attempt(run, step, made.settings)
+        run.attempts[step.seq] = attempt
+        self._running.add(attempt)
+        try:
+            args, kwargs = self._payloads.decode_call(step.payload)
+        except PayloadDecodeError as error:
+            self._forget(attempt)
+            self._outcomes.block(run, "payload", f"the arguments of step {made.name}: {error}")
+            return
+        context = step.context.copy()
+        context.run(current_attempt.set, self._seen(attempt, made))
+        if made.is_async:
+            attempt.task = self._loop.create_task(
+                self._run_async(attempt, made, args, kwargs), context=context
+            )
+            return
+        if made.settings.timeout is not None:
+            attempt.timeout = self._loop.call_later(
+                made.settings.timeout, self._time_out_sync, attempt, made
+            )
+        if made.settings.executor == "process":
+            attempt.ticket = self._processes.submit(
+                made, args, kwargs, self._sync_done(attempt), self._loop, self._threads
+            )
+        else:
+            attempt.ticket = self._threads.submit(
+                lambda: context.run(made.fn, *args, **kwargs), self._sync_done(attempt), self._loop
+            )
+
+    def _seen(self, attempt: Attempt, made: Step[..., Any]) -> Seen:
+        step_id = f"{attempt.run.run_id}:{attempt.step.seq}"
+        metadata = StepMetadata(
+            step_id=step_id,
+            name=made.name,
+            attempt=attempt.number,
+            started_at=from_us(self._clock.wall_us()),
+            run_id=attempt.run.run_id,
+            idempotency_key=step_id,
+        )
+        return Seen(metadata, self._runtime)
+
+    async def _run_async(
+        self, attempt: Attempt, made: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        limit = made.settings.timeout
+        try:
+            if limit is None:
+                value = await made.fn(*args, **kwargs)
+            else:
+                value = await _within(made.fn(*args, **kwargs), limit, made.name)
+        except asyncio.CancelledError as error:
+            if not attempt.forgotten:
+                self._cut_off(attempt, error)
+            raise
+        except BaseException as error:
+            self._fail(attempt, error)
+            if isinstance(error, KeyboardInterrupt) and _is_ctrl_c():
+                raise
+        else:
+            self._complete(attempt, value)
+
+    def _cut_off(self, attempt: Attempt, error: asyncio.CancelledError) -> None:
+        # Somebody else cancelled the task: `asyncio.run` at its end, most likely. Then no
+        # later callback runs and the attempt counts as interrupted; else it has failed.
+        self._clock.call_later(self._loop, STRAY_SECONDS, lambda: self._fail(attempt, error))
+
+    def _sync_done(self, attempt: Attempt) -> Callable[[Any, BaseException | None], None]:
+        def done(value: Any, error: BaseException | None) -> None:
+            if error is None:
+                self._complete(attempt, value)
+            else:
+                self._fail(attempt, error)
+
+        return done
+
+    def _time_out_sync(self, attempt: Attempt, made: Step[..., Any]) -> None:
+        if attempt.ticket is not None:
+            attempt.ticket.abandon()
+        self._fail(attempt, _too_long(made.name, made.settings.timeout))
+
+    # --- outcomes --------------------------------------------------------------------
+
+    def _complete(self, attempt: Attempt, value: Any) -> None:
+        if not self._forget(attempt):
+            return
+        step = attempt.step
+        try:
+            payload = self._payloads.encode(value, "result")
+        except SerializationError as error:
+            self._give_up(attempt, error)
+            return
+        known = value if immutable(value) else UNDECODED
+        self._outcomes.post(
+            attempt.run,
+            Inbound(EventKind.STEP_COMPLETED, step.seq, payload=payload, value=known),
+        )
+
+    def _fail(self, attempt: Attempt, error: BaseException) -> None:
+        if not self._forget(attempt):
+            return
+        retry_at = self._retry_at(attempt, error)
+        if retry_at is None:
+            self._give_up(attempt, error)
+            return
+        payload = self._payloads.encode_error(error)
+        self._outcomes.post(
+            attempt.run,
+            Inbound(
+                EventKind.STEP_RETRYING, attempt.step.seq, FAILED_ATTEMPT, retry_at, payload
+            ),
+        )
+
+    def _give_up(self, attempt: Attempt, error: BaseException) -> None:
+        payload = self._payloads.encode_error(error)
+        self._outcomes.post(
+            attempt.run, Inbound(EventKind.STEP_FAILED, attempt.step.seq, payload=payload)
+        )
+
+    def _retry_at(self, attempt: Attempt, error: BaseException) -> int | None:
+        """Return when the next attempt is due, or None when there shall be none."""
+        settings, failures = attempt.settings, attempt.step.failures + 1
+        if failures > settings.max_retries or isinstance(error, FatalError):
+            return None
+        now_us = self._clock.wall_us()
+        if isinstance(error, RetryableError):
+            if error.retry_after is not None:
+                return _after(error.retry_after, now_us)
+        elif not settings.retries(error) or _is_call_error(error):
+            return None
+        return now_us + int(settings.backoff.delay(failures, random.random()) * 1e6)
+
+    # --- ending ----------------------------------------------------------------------
+
+    def _forget(self, attempt: Attempt) -> bool:
+        """Take the attempt off the books; False when it was off already."""
+        if attempt.forgotten:
+            return False
+        attempt.forgotten = True
+        attempt.step.running = False
+        attempt.run.attempts.pop(attempt.step.seq, None)
+        self._running.discard(attempt)
+        if attempt.timeout is not None:
+            attempt.timeout.cancel()
+        if attempt.settings.concurrency is not None:
+            self._next_in_line(attempt.step.step.name)
+        self._outcomes.attempt_over(attempt.run, attempt.step)
+        if not self._running and self._nobody_left is not None and not self._nobody_left.done():
+            self._nobody_left.set_result(None)
+        return True
+
+    def _next_in_line(self, name: str) -> None:
+        limit = self._limits[name]
+        limit.running -= 1
+        while limit.waiting and not self._stopped:
+            run, step = limit.waiting.popleft()
+            made = step.step
+            if not run.gone and step.seq in _steps(run) and isinstance(made, Step):
+                limit.running += 1
+                return self._begin(run, step, made)
+
+    def cancel(self, run: HotRun, seq: int) -> None:
+        """Give up the running attempt of a step; its late result will be discarded."""
+        attempt: Attempt | None = run.attempts.get(seq)
+        if attempt is not None:
+            self._forget(attempt)
+            if attempt.task is not None:
+                attempt.task.cancel()
+            if attempt.ticket is not None:
+                attempt.ticket.abandon()
+
+    def cancel_all(self, run: HotRun) -> None:
+        """Give up all running attempts of a run."""
+        for seq in list(run.attempts):
+            self.cancel(run, seq)
+
+    def stop(self) -> None:
+        """Begin no further attempts."""
+        self._stopped = True
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for running attempts, then give up those that are left."""
+        if self._running and seconds > 0:
+            self._nobody_left = self._loop.create_future()
+            await asyncio.wait([self._nobody_left], timeout=seconds)
+        strays = []
+        for attempt in list(self._running):
+            self.cancel(attempt.run, attempt.step.seq)
+            if attempt.task is not None:
+                strays.append(attempt.task)
+        if strays:
+            await asyncio.wait(strays, timeout=STRAY_SECONDS)
+
+    def close(self) -> None:
+        """End idle threads and worker processes; never waits for a stuck one."""
+        self._stopped = True
+        self._threads.close()
+        self._processes.close()
+
+
+def _steps(run: HotRun) -> dict[int, OpenStep]:
+    return run.body.steps if run.body is not None else {}
+
+
+async def _within(work: Any, seconds: float, name: str) -> Any:
+    try:
+        async with asyncio.timeout(seconds) as scope:
+            return await work
+    except TimeoutError as error:
+        if scope.expired():
+            raise _too_long(name, seconds) from error
+        raise
+
+
+def _too_long(name: str, seconds: float | None) -> StepTimeoutError:
+    return StepTimeoutError(f"an attempt of step {name} took longer than its timeout, {seconds} s")
+
+
+def _after(retry_after: Any, now_us: int) -> int:
+    try:
+        due, _ = when(retry_after, now_us)
+    except Exception:
+        logger.exception("retry_after=%r is not usable: trying again in a second", retry_after)
+        return now_us + 1_000_000
+    return due
+
+
+def _is_call_error(error: BaseException) -> bool:
+    """Tell whether the step was called with arguments it does not take: never worth a retry."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_here = trace is not None and trace.tb_frame.f_code.co_filename == __file__
+    return isinstance(error, TypeError) and raised_here
+
+
+def _is_ctrl_c() -> bool:
+    # asyncio.run turns Ctrl-C into a cancellation; only without it does the signal's own
+    # handler raise KeyboardInterrupt in whatever code happens to be running.
+    return (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+
+

@@ -1,0 +1,94 @@
+"""A run in memory: its row, its live body, what has reached it, what it is doing.
+
+Owns no decision. `state` is what the journal holds (or is about to hold) for the run;
+`attempts` are the running attempts by step; `alarms` its armed timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from durable._engine.timers import Alarm
+from durable._journal.records import FINISHED, RunRow, RunState, Write
+from durable._replay.body import Body
+from durable._replay.script import Inbound
+
+
+class HotRun:
+    """See the module's docstring."""
+
+    __slots__ = (
+        "acks", "alarms", "attempts", "birth", "body", "definition", "gone", "inbox", "loading",
+        "row", "scheduled", "state", "unsaved",
+    )  # fmt: skip
+
+    def __init__(self, row: RunRow, definition: object = None) -> None:
+        self.row = row
+        self.state = state_of(row)
+        self.definition = definition
+        self.body: Body | None = None
+        self.inbox: list[Inbound] = []
+        self.acks: list[asyncio.Future[None]] = []  # resolved with the next activation's COMMIT
+        self.alarms: dict[int, Alarm] = {}  # by the seq of their wait or step
+        self.attempts: dict[int, Any] = {}
+        self.birth: Write | None = None  # the write that creates the run, until it is submitted
+        self.unsaved = 0  # writes submitted and not yet durable
+        self.scheduled = False
+        self.loading = False
+        self.gone = False  # finished, blocked or evicted: whoever still holds it must let go
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self.row.run_id
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the run has reached a terminal state."""
+        return self.state.status in FINISHED
+
+    def current_row(self) -> RunRow:
+        """Return the row as it stands, with the changing columns of `state`."""
+        return with_state(self.row, self.state)
+
+    def is_idle(self) -> bool:
+        """Tell whether the run could leave memory: nothing is running, pending or unsaved."""
+        return not (
+            self.scheduled or self.loading or self.unsaved or self.attempts or self.inbox
+            or self.birth is not None or self.state.wake_at == 0
+        )  # fmt: skip
+
+    def drop(self) -> None:
+        """Let go of the body and everything armed for it."""
+        self.gone = True
+        for alarm in self.alarms.values():
+            alarm.cancel()
+        self.alarms.clear()
+        if self.body is not None:
+            self.body.abandon()
+            self.body = None
+
+
+def state_of(row: RunRow) -> RunState:
+    """Return the changing columns of a row."""
+    return RunState(
+        row.status, row.started_at, row.completed_at, row.wake_at, row.expires_at, row.blocked,
+        row.pk,
+    )  # fmt: skip
+
+
+def with_state(row: RunRow, state: RunState) -> RunRow:
+    """Return `row` with other changing columns."""
+    return row._replace(
+        status=state.status,
+        started_at=state.started_at,
+        completed_at=state.completed_at,
+        wake_at=state.wake_at,
+        expires_at=state.expires_at,
+        blocked=state.blocked,
+    )
+
+
+Main = Callable[[], Coroutine[Any, Any, Any]]

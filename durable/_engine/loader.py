@@ -1,0 +1,214 @@
+"""Brings a run from its rows back into memory: history, replay, alarms, attempts.
+
+A run is loaded once however many ask for it. What cannot be replayed here and now
+(missing code, another Python's payload, a divergence, a damaged row) parks the run with
+the reason; nothing of it is lost. Steps that were in flight when the previous process
+ended are noted as interrupted before they are dispatched again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from durable._authoring import registry
+from durable._authoring.context import WorkflowMetadata
+from durable._authoring.primitives import from_us
+from durable._base.clock import Clock
+from durable._engine.activation import DEADLINE, Activation, Host
+from durable._engine.hot import HotRun, Main
+from durable._engine.payloads import EnginePayloads
+from durable._engine.scheduler import Scheduler
+from durable._engine.suspects import Suspects
+from durable._engine.timers import Timers
+from durable._journal.attributes import decode_attributes
+from durable._journal.journal import Journal
+from durable._journal.records import PENDING, RunRow
+from durable._replay.body import INTERRUPTED, PARKED, Body
+from durable._replay.events import Event, EventKind
+from durable._replay.script import Inbound
+from durable.errors import JournalCorruptError, PayloadDecodeError
+
+# Recorded events applied before the host's loop gets a turn.
+REPLAY_SLICE_EVENTS = 500
+START = -3  # the alarm that starts a delayed run
+
+
+class Loader:
+    """See the module's docstring. `deadline` is called when a run's deadline has come."""
+
+    def __init__(
+        self,
+        host: Host,
+        journal: Journal,
+        payloads: EnginePayloads,
+        scheduler: Scheduler,
+        activation: Activation,
+        timers: Timers,
+        clock: Clock,
+        suspects: Suspects,
+        deadline: Callable[[HotRun], None],
+    ) -> None:
+        self._host = host
+        self._journal = journal
+        self._payloads = payloads
+        self._scheduler = scheduler
+        self._activation = activation
+        self._timers = timers
+        self._clock = clock
+        self._suspects = suspects
+        self._deadline = deadline
+        self._booted_us = clock.wall_us()
+        self._loads: dict[str, asyncio.Future[None]] = {}
+
+    # --- new runs -----------------------------------------------------------------------
+
+    def admit(self, run: HotRun, created: Event) -> None:
+        """Give a new run its body and queue it, or set the alarm for its delayed start.
+
+        Parks it when its workflow is unknown here.
+        """
+        self._scheduler.add(run)
+        if self._give_body(run, [created]):
+            assert run.body is not None
+            run.body.replay(2)
+            self._arm(run)
+
+    def _give_body(self, run: HotRun, history: Sequence[Event]) -> bool:
+        definition = run.definition or registry.find_workflow(run.row.workflow)
+        if definition is None:
+            name = run.row.workflow
+            self._host.block(
+                run, "missing_code", f"no workflow named {name!r} is registered in this process: "
+                "import the module that defines it, and the run goes on by itself", name,
+            )  # fmt: skip
+            return False
+        try:
+            assert history[0].payload is not None
+            args, kwargs = self._payloads.decode_call(history[0].payload)
+        except PayloadDecodeError as error:
+            self._host.block(run, "payload", f"the arguments of the run: {error}")
+            return False
+        main: Main = partial(definition.fn, *args, **kwargs)  # type: ignore[attr-defined]
+        run.body = Body(run.run_id, main, history, self._payloads, self._clock.wall_us)
+        run.body.scratch["metadata"] = partial(_metadata, run)
+        return True
+
+    # --- runs from the journal --------------------------------------------------------------
+
+    async def fetch(self, row: RunRow) -> HotRun | None:
+        """Return the run, in memory and replayed; None when it had to be parked."""
+        run = self._scheduler.get(row.run_id)
+        if run is None:
+            await self._load(row)
+            run = self._scheduler.get(row.run_id)
+        elif run.loading:
+            await asyncio.shield(self._loads[row.run_id])
+            run = self._scheduler.get(row.run_id)
+        return run
+
+    async def _load(self, row: RunRow) -> None:
+        run = HotRun(row)
+        run.loading = True
+        self._scheduler.add(run)
+        loaded = self._loads[row.run_id] = asyncio.get_running_loop().create_future()
+        try:
+            await self._replay(run)
+        except BaseException:
+            self._scheduler.remove(run)  # reading failed or was called off: it stays a row
+            run.drop()
+            raise
+        finally:
+            run.loading = False
+            del self._loads[row.run_id]
+            loaded.set_result(None)
+        if not run.gone:
+            self._arm(run)
+            if run.inbox:
+                self._scheduler.ready(run)
+            else:
+                self._scheduler.settled(run)
+
+    async def _replay(self, run: HotRun) -> None:
+        try:
+            history = await self._journal.reader.history(run.row.pk, run.run_id)
+        except JournalCorruptError as error:
+            self._host.block(run, "corrupt", str(error))
+            return
+        if not self._give_body(run, history):
+            return
+        body = run.body
+        assert body is not None
+        try:
+            while not self._replay_slice(run, body):
+                await asyncio.sleep(0)
+        except PayloadDecodeError as error:
+            self._host.block(run, "payload", str(error))
+            return
+        if body.script.divergence is not None:
+            self._park_diverged(run, body)
+
+    def _replay_slice(self, run: HotRun, body: Body) -> bool:
+        self._activation.watchdog.enter(run.run_id)
+        try:
+            return body.replay(REPLAY_SLICE_EVENTS)
+        finally:
+            self._activation.watchdog.leave()
+
+    def _park_diverged(self, run: HotRun, body: Body) -> None:
+        name = body.script.missing_name()
+        if name is not None and not registry.is_registered(name):
+            reason = f"step {name!r} is not registered in this process; {body.script.divergence}"
+            self._host.block(run, "missing_code", reason, name)
+        else:
+            self._host.block(run, "divergence", str(body.script.divergence))
+
+    def _arm(self, run: HotRun) -> None:
+        """Set the run's alarms and begin its attempts, as its body wants them."""
+        body, row = run.body, run.row
+        assert body is not None
+        if row.deadline is not None and body.cancel_event is None:
+            late = partial(self._deadline, run)
+            run.alarms[DEADLINE] = self._timers.at(row.deadline, late, absolute=True)
+        if not body.started:
+            self._arm_start(run)
+            return
+        self._activation.arm_grace(run, body)
+        for wait in list(body.waits.values()):
+            self._activation.arm_wait(run, wait)
+        note = INTERRUPTED if not self._journal.clean else PARKED
+        maybe_running = row.wake_at is not None and row.wake_at <= self._booted_us
+        for step in list(body.steps.values()):
+            if step.retry_at is not None and step.retry_at > self._booted_us or not maybe_running:
+                self._activation.arm_retry(run, step)
+            elif self._suspects.died_alone(run.row.pk, step.seq):
+                self._suspects.set_aside(run, step)
+                return
+            else:
+                run.inbox.append(Inbound(EventKind.STEP_RETRYING, step.seq, note))
+
+    def _arm_start(self, run: HotRun) -> None:
+        start = Inbound(EventKind.RUN_STARTED)
+        due = run.state.wake_at or 0
+        if due <= self._clock.wall_us():
+            self._activation.post(run, start)
+        else:
+            begin = partial(self._activation.post, run, start)
+            run.alarms[START] = self._timers.at(due, begin, absolute=True)
+
+
+def _metadata(run: HotRun) -> WorkflowMetadata:
+    row, body = run.row, run.body
+    started: Any = run.state.started_at or (body.script.now_us if body else row.created_at)
+    return WorkflowMetadata(
+        run_id=row.run_id,
+        workflow_name=row.workflow,
+        created_at=from_us(row.created_at),
+        started_at=from_us(started),
+        parent_id=row.parent_id,
+        root_id=row.root_id or row.run_id,
+        attributes=decode_attributes(row.attributes),
+        deployment_id=row.deployment_id,
+    )

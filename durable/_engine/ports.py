@@ -1,0 +1,55 @@
+"""What the surface asks of an engine, wherever that engine lives.
+
+`EnginePort` is implemented by the local `Engine` (this process owns the journal) and by
+the remote client (another process does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from durable._authoring.workflow import StartOptions
+from durable._journal.records import RunRow
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """A run to be created. `payload` holds its encoded arguments."""
+
+    run_id: str
+    workflow: str
+    payload: bytes
+    options: StartOptions
+    parent_id: str | None = None
+    root_id: str | None = None
+    # The very object given to `start`: a closure works until the process ends even when
+    # its name has been registered again since. None in a client.
+    definition: object = None
+
+
+class Created(NamedTuple):
+    """The answer to a `RunSpec`; `existing` is the older run found under its id."""
+
+    run_id: str
+    existing: RunRow | None
+
+
+class EnginePort(Protocol):
+    """See the module's docstring."""
+
+    async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
+        """Record runs; returns when they are durable."""
+
+    async def wait_end(self, run_id: str) -> RunRow:
+        """Return the run's row once it is finished or blocked."""
+
+    async def cancel(self, run_id: str, reason: str | None) -> None:
+        """Record a request to cancel."""
+
+    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
+        """End pending sleeps (all, or these events); return how many."""
+
+    async def resume(self, run_id: str) -> None:
+        """Let a blocked run try again."""

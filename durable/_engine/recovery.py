@@ -1,0 +1,171 @@
+"""Brings back what is due: at opening, and whenever a run outside memory falls due.
+
+One background task at a time reads pages of runs: first those whose attempts were in
+flight when the last process ended, then those due by now. Sleeping runs stay rows; one
+alarm is set for the earliest of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from durable._authoring import registry
+from durable._base.clock import Clock
+from durable._engine.loader import Loader
+from durable._engine.scheduler import Scheduler
+from durable._engine.timers import Alarm, Timers
+from durable._journal.attributes import decode_blocked
+from durable._journal.journal import Journal
+from durable._journal.records import RunRow
+from durable.errors import DurableError
+
+logger = logging.getLogger("durable")
+
+PAGE_RUNS = 256
+
+
+class Recovery:
+    """See the module's docstring.
+
+    Args:
+        runs_max: how many runs may be in memory before no more due ones are brought in.
+
+    Attributes:
+        missing: run ids of parked runs by the name of the code they wait for.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        scheduler: Scheduler,
+        loader: Loader,
+        timers: Timers,
+        clock: Clock,
+        runs_max: int,
+    ) -> None:
+        self._journal = journal
+        self._scheduler = scheduler
+        self._loader = loader
+        self._timers = timers
+        self._clock = clock
+        self._runs_max = runs_max
+        self._task: asyncio.Task[None] | None = None
+        self._again = False
+        self._backlog = False
+        self._alarm: tuple[int, Alarm] | None = None
+        self._interrupted_after: int | None = 0
+        self._closed = False
+        self.missing: dict[str, set[str]] = {}
+
+    # --- asking for work ------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to bring back what is due."""
+        if self._closed:
+            return
+        if self._task is not None and not self._task.done():
+            self._again = True
+            return
+        self._task = asyncio.get_running_loop().create_task(self._bring_back())
+
+    def has_room(self) -> bool:
+        """Tell whether a new run may be taken into memory at once."""
+        return len(self._scheduler) < self._runs_max
+
+    def leave_behind(self, wake_at: int | None) -> None:
+        """Note that a run is a row only, due at `wake_at`."""
+        if wake_at is None or self._closed:
+            return
+        if wake_at <= self._clock.wall_us():
+            self._backlog = True
+        elif self._alarm is None or wake_at < self._alarm[0]:
+            if self._alarm is not None:
+                self._alarm[1].cancel()
+            self._alarm = (wake_at, self._timers.at(wake_at, self._due, absolute=True))
+
+    def made_room(self) -> None:
+        """Note that a run has left memory; the backlog may move up."""
+        if self._backlog and self.has_room():
+            self._backlog = False
+            self.start()
+
+    def _due(self) -> None:
+        self._alarm = None
+        self.start()
+
+    # --- the background task ---------------------------------------------------------------
+
+    async def _bring_back(self) -> None:
+        try:
+            while True:
+                self._again = False
+                await self._interrupted()
+                await self._due_by_now()
+                if not self._again:
+                    return
+        except DurableError:
+            if not self._closed:
+                logger.exception("due runs could not be read; trying again in a second")
+                self._timers.at(self._clock.wall_us() + 1_000_000, self.start)
+
+    async def find_missing(self) -> list[str]:
+        """Note which runs wait for which code; return those whose code is known by now."""
+        known: list[str] = []
+        after = 0
+        while page := await self._journal.reader.blocked_runs(after):
+            after = page[-1].pk
+            for row in page:
+                name = decode_blocked(row.blocked).missing
+                if name is not None and registry.is_registered(name):
+                    known.append(row.run_id)
+                elif name is not None:
+                    self.missing.setdefault(name, set()).add(row.run_id)
+        return known
+
+    async def _interrupted(self) -> None:
+        while self._interrupted_after is not None and not self._is_full():
+            page = await self._journal.reader.interrupted_runs(self._interrupted_after, PAGE_RUNS)
+            for row in page:
+                await self._bring(row)
+                self._interrupted_after = row.pk
+                if self._is_full():
+                    return
+            if len(page) < PAGE_RUNS:
+                self._interrupted_after = None
+
+    async def _due_by_now(self) -> None:
+        after = (0, 0)
+        while not self._is_full():
+            now = self._clock.wall_us()
+            page = await self._journal.reader.due_runs(after, now, PAGE_RUNS)
+            for row in page:
+                if self._is_full():
+                    return
+                await self._bring(row)
+            if len(page) < PAGE_RUNS:
+                self.leave_behind(await self._journal.reader.next_wake(now))
+                return
+            assert page[-1].wake_at is not None
+            after = (page[-1].wake_at, page[-1].pk)
+
+    async def _bring(self, row: RunRow) -> None:
+        if self._scheduler.get(row.run_id) is not None:
+            return
+        # The page may be older than what this process has done since.
+        fresh = await self._journal.reader.run_by_pk(row.pk)
+        if fresh is not None and fresh.wake_at is not None and fresh.wake_at == row.wake_at:
+            await self._loader.fetch(fresh)
+
+    def _is_full(self) -> bool:
+        if self.has_room():
+            return False
+        self._backlog = True
+        return True
+
+    async def close(self) -> None:
+        """Stop bringing runs back."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])

@@ -1,0 +1,117 @@
+"""The engine of another process, through its control socket; and the owner's half of it.
+
+`RemoteEngine` implements `EnginePort` for clients, `serve` answers them. Every call may
+be repeated: when the owner is lost in between, the client asks the next owner (or
+becomes it), and run ids made by the client keep a repeated creation from doubling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+from durable._authoring.workflow import StartOptions
+from durable._engine.ports import Created, EnginePort, RunSpec
+from durable._journal.control_client import ControlClient
+from durable._journal.records import RunRow
+from durable.errors import InternalError
+
+Fields = dict[str, object]
+
+
+class RemoteEngine:
+    """See the module's docstring."""
+
+    def __init__(self, client: ControlClient) -> None:
+        self.client = client
+
+    async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
+        """Record runs; see `EnginePort`."""
+        rows = [_pack(spec) for spec in specs]
+        answer = await self.client.call("create", specs=rows)
+        existing = cast("list[list[Any] | None]", answer["existing"])
+        return [
+            Created(spec.run_id, None if row is None else RunRow(*row))
+            for spec, row in zip(specs, existing, strict=True)
+        ]
+
+    async def wait_end(self, run_id: str) -> RunRow:
+        """Return the run's row once it is finished or blocked; see `EnginePort`."""
+        answer = await self.client.call("wait_end", run_id=run_id)
+        return RunRow(*cast("list[Any]", answer["row"]))
+
+    async def cancel(self, run_id: str, reason: str | None) -> None:
+        """Request a cancellation; see `EnginePort`."""
+        await self.client.call("cancel", run_id=run_id, reason=reason)
+
+    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
+        """End pending sleeps; see `EnginePort`."""
+        chosen = None if waits is None else list(waits)
+        answer = await self.client.call("wake_up", run_id=run_id, waits=chosen)
+        return cast(int, answer["count"])
+
+    async def resume(self, run_id: str) -> None:
+        """Let a blocked run try again; see `EnginePort`."""
+        await self.client.call("resume", run_id=run_id)
+
+
+def _pack(spec: RunSpec) -> Fields:
+    return {
+        "run_id": spec.run_id,
+        "workflow": spec.workflow,
+        "payload": spec.payload,
+        "parent_id": spec.parent_id,
+        "root_id": spec.root_id,
+        "options": asdict(spec.options),
+    }
+
+
+def _unpack(fields: Fields) -> RunSpec:
+    given = cast("dict[str, Any]", fields["options"])
+    given["attributes"] = tuple((key, value) for key, value in given["attributes"])
+    # The client has made the id, so a repeated creation finds its own run.
+    given["run_id"] = given["run_id"] or fields["run_id"]
+    rest = {name: fields[name] for name in ("run_id", "workflow", "payload")}
+    return RunSpec(
+        **cast("dict[str, Any]", rest),
+        options=StartOptions(**given),
+        parent_id=cast("str | None", fields["parent_id"]),
+        root_id=cast("str | None", fields["root_id"]),
+    )
+
+
+def serve(engine: EnginePort) -> Callable[[str, Fields], Awaitable[Fields]]:
+    """Return the handler with which an owner answers its clients."""
+
+    async def create(fields: Fields) -> Fields:
+        specs = [_unpack(spec) for spec in cast("list[Fields]", fields["specs"])]
+        created = await engine.create(specs)
+        return {"existing": [None if c.existing is None else list(c.existing) for c in created]}
+
+    async def wait_end(fields: Fields) -> Fields:
+        return {"row": list(await engine.wait_end(cast(str, fields["run_id"])))}
+
+    async def cancel(fields: Fields) -> Fields:
+        await engine.cancel(cast(str, fields["run_id"]), cast("str | None", fields["reason"]))
+        return {}
+
+    async def wake_up(fields: Fields) -> Fields:
+        waits = cast("list[int] | None", fields["waits"])
+        return {"count": await engine.wake_up(cast(str, fields["run_id"]), waits)}
+
+    async def resume(fields: Fields) -> Fields:
+        await engine.resume(cast(str, fields["run_id"]))
+        return {}
+
+    methods = {
+        "create": create, "wait_end": wait_end, "cancel": cancel, "wake_up": wake_up,
+        "resume": resume,
+    }  # fmt: skip
+
+    async def handle(method: str, fields: Fields) -> Fields:
+        if method not in methods:
+            raise InternalError(f"a client asked for the unknown method {method!r}")
+        return await methods[method](fields)
+
+    return handle

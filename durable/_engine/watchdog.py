@@ -1,0 +1,88 @@
+"""Reports workflow bodies that block the host's event loop.
+
+A body's code runs between two awaits on the host's loop; if it computes, or calls
+something that blocks, everything else stands still. One daemon thread looks at the
+activation that is under way and logs its stack once when it lasts over a second. The
+thread sleeps without time-out while no activation has happened lately, so an idle
+runtime costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+
+from durable._base.clock import Clock
+
+logger = logging.getLogger("durable")
+
+BLOCKED_SECONDS_MAX = 1.0
+_LOOK_SECONDS = 0.25
+
+
+class Watchdog:
+    """See the module's docstring. `enter` and `leave` are called for every activation."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._busy: tuple[str, float] | None = None
+        self._turns = 0
+        self._asleep = True
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._watched = 0
+        self._closed = False
+
+    def enter(self, run_id: str) -> None:
+        """Note that the body of `run_id` begins to run on this thread."""
+        self._busy = (run_id, self._clock.boot())
+        if self._asleep:
+            self._rouse()
+
+    def leave(self) -> None:
+        """Note that the body has suspended."""
+        self._busy = None
+        self._turns += 1
+
+    def _rouse(self) -> None:
+        self._asleep = False
+        if self._thread is None:
+            self._watched = threading.get_ident()
+            self._thread = threading.Thread(target=self._look, name="durable-watchdog", daemon=True)
+            self._thread.start()
+        self._wake.set()
+
+    def _look(self) -> None:
+        reported = None
+        turns = -1
+        while not self._closed:
+            busy = self._busy
+            if busy is None and turns == self._turns:
+                self._asleep = True
+                self._wake.wait()
+            self._wake.clear()
+            turns = self._turns
+            late = busy is not None and self._clock.boot() - busy[1] > BLOCKED_SECONDS_MAX
+            if late and busy is not reported:
+                reported = busy
+                self._report(busy[0])  # type: ignore[index]
+            self._wake.wait(_LOOK_SECONDS)
+
+    def _report(self, run_id: str) -> None:
+        frame = sys._current_frames().get(self._watched)
+        if frame is not None and self._busy is not None:
+            stack = "".join(traceback.format_stack(frame))
+            logger.warning(
+                "the body of run %s has been blocking its event loop for over %.0f s; "
+                "move the work into a @step. It is here:\n%s",
+                run_id,
+                BLOCKED_SECONDS_MAX,
+                stack,
+            )
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed = True
+        self._wake.set()

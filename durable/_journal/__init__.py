@@ -1,0 +1,6 @@
+"""The journal: one SQLite file that holds every run and its history.
+
+Owns all SQL and all files beside the journal. It knows nothing about user
+coroutines: the engine hands it rows (`records`) and gets them back. Start reading
+at `journal.py` (the facade), then `writer.py` (group commit) and `reader.py`.
+"""

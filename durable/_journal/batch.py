@@ -1,0 +1,199 @@
+"""Performing a batch of writes on a connection, in one transaction.
+
+Owns how rows reach the tables: one executemany per kind of statement across all
+writes, rows that exist already recognised, a batch with a faulty write taken apart so
+that only this one is refused. Performing a write again changes nothing, which is what
+makes an ambiguous COMMIT harmless. Everything here runs on the driver's thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from durable._journal.checksum import checksum
+from durable._journal.database import transact
+from durable._journal.faults import is_disk_fault, refusal
+from durable._journal.records import RunRow, RunState, Write
+from durable._journal.sql import QUERIES
+from durable.errors import InternalError
+
+_INSERT_RUN, _INSERT_EVENT = QUERIES["insert_run"], QUERIES["insert_event"]
+_INSERT_EVENT_AGAIN = QUERIES["insert_event_again"]
+_UPDATE_STATE, _EVENT_CRC = QUERIES["update_state"], QUERIES["event_crc"]
+_RUN_BY_ID, _RUN_BY_PK = QUERIES["run_by_id"], QUERIES["run_by_pk"]
+_SET_META, _DELETE_META = QUERIES["set_meta"], QUERIES["delete_meta"]
+_STATE_OF = QUERIES["state_of"]
+
+_EventTuple = tuple[int, int, int, int, str, int, "int | None", "bytes | None", int]
+
+
+@dataclass(slots=True)
+class Landing:
+    """How one write of a batch came down."""
+
+    existing: dict[str, RunRow] = field(default_factory=dict)
+    refused: InternalError | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts statements, for tests and benchmarks."""
+
+    statements: int = 0
+
+
+def perform(
+    conn: sqlite3.Connection, writes: Sequence[Write], tally: Tally, again: bool = False
+) -> list[Landing]:
+    """Make the writes durable in one transaction; faulty ones are refused singly.
+
+    Args:
+        conn: the writing connection, with no transaction open.
+        writes: in submission order.
+        tally: where statements are counted.
+        again: some of the writes may be recorded already.
+
+    Raises:
+        sqlite3.Error, UnknownOutcomeError: the disk's fault; nothing is known to be recorded.
+    """
+    tally.statements += 2
+    try:
+        return transact(conn, lambda: _apply(conn, writes, tally, again))
+    except Exception as error:
+        if is_disk_fault(error):
+            raise
+    tally.statements += 2
+    return transact(conn, lambda: [_apply_alone(conn, write, tally) for write in writes])
+
+
+def _apply_alone(conn: sqlite3.Connection, write: Write, tally: Tally) -> Landing:
+    tally.statements += 2
+    conn.execute("SAVEPOINT one")
+    try:
+        (landing,) = _apply(conn, (write,), tally, again=True)
+    except Exception as error:
+        if is_disk_fault(error):
+            raise
+        conn.execute("ROLLBACK TO one")
+        landing = Landing(refused=refusal(error))
+    conn.execute("RELEASE one")
+    return landing
+
+
+def _apply(
+    conn: sqlite3.Connection, writes: Sequence[Write], tally: Tally, again: bool
+) -> list[Landing]:
+    landings = [Landing() for _ in writes]
+    skipped = _insert_runs(conn, writes, landings, tally)
+    if any(write.events for write in writes):
+        tally.statements += 1
+        insert = _insert_events_again if again else _insert_events
+        insert(conn, event_rows(writes, skipped))
+    _update_states(conn, writes, skipped, tally)
+    _mark_suspect(conn, writes, tally)
+    return landings
+
+
+def _insert_runs(
+    conn: sqlite3.Connection, writes: Sequence[Write], landings: list[Landing], tally: Tally
+) -> frozenset[int]:
+    """Insert runs; return the keys of those left out because their run id exists."""
+    rows = [row for write in writes for row in write.runs]
+    if not rows:
+        return frozenset()
+    tally.statements += 1
+    if conn.executemany(_INSERT_RUN, rows).rowcount == len(rows):
+        return frozenset()
+    skipped: set[int] = set()
+    for write, landing in zip(writes, landings, strict=True):
+        landing.existing = _existing(conn, write.runs)
+        skipped.update(row.pk for row in write.runs if row.run_id in landing.existing)
+    return frozenset(skipped)
+
+
+def _existing(conn: sqlite3.Connection, rows: Iterable[RunRow]) -> dict[str, RunRow]:
+    """Return the rows found under the run ids of `rows` that are not these rows."""
+    found: dict[str, RunRow] = {}
+    for row in rows:
+        other = conn.execute(_RUN_BY_ID, (row.run_id,)).fetchone()
+        if other is None:
+            raise InternalError(f"run {row.run_id} got the key {row.pk}, which is taken")
+        if other[0] != row.pk:
+            found[row.run_id] = RunRow._make(other)
+    return found
+
+
+def event_rows(writes: Iterable[Write], skipped: frozenset[int]) -> Iterator[_EventTuple]:
+    """Yield the columns of all events, in submission order, checksum included."""
+    for write in writes:
+        for pk, run_id, (seq, kind, ref, name, at, due, payload) in write.events:
+            if pk not in skipped:
+                # sqlite3 looks for an adapter of anything that is not exactly an int.
+                kind = int(kind)
+                crc = checksum(run_id, seq, kind, ref, name, at, due, payload)
+                yield (pk, seq, kind, ref, name, at, due, payload, crc)
+
+
+def _insert_events(conn: sqlite3.Connection, rows: Iterable[_EventTuple]) -> None:
+    conn.executemany(_INSERT_EVENT, rows)
+
+
+def _insert_events_again(conn: sqlite3.Connection, rows: Iterable[_EventTuple]) -> None:
+    """Insert what is missing; what is there already must be the very same."""
+    wanted = list(rows)
+    if not wanted or conn.executemany(_INSERT_EVENT_AGAIN, wanted).rowcount == len(wanted):
+        return
+    for row in wanted:
+        (crc,) = conn.execute(_EVENT_CRC, row[:2]).fetchone()
+        if crc != row[-1]:
+            raise InternalError(f"event {row[1]} of run key {row[0]} is recorded differently")
+
+
+def _update_states(
+    conn: sqlite3.Connection, writes: Sequence[Write], skipped: frozenset[int], tally: Tally
+) -> None:
+    # The last state of a run wins, and the others need not be written at all.
+    latest = {state.pk: state for write in writes for state in write.states}
+    states = [state for pk, state in latest.items() if pk not in skipped]
+    if not states:
+        return
+    tally.statements += 1
+    if conn.executemany(_UPDATE_STATE, states).rowcount != len(states):
+        raise InternalError(f"a state was written for a run that is not recorded: {states[:3]}")
+
+
+def _mark_suspect(conn: sqlite3.Connection, writes: Sequence[Write], tally: Tally) -> None:
+    marks = [write for write in writes if write.clear_suspect or write.suspect is not None]
+    if not marks:
+        return
+    tally.statements += 1
+    last = marks[-1].suspect
+    if last is None:
+        conn.execute(_DELETE_META, ("suspect",))
+    else:
+        conn.execute(_SET_META, ("suspect", f"{last[0]}:{last[1]}"))
+
+
+def is_recorded(conn: sqlite3.Connection, write: Write) -> bool:
+    """Tell, by reading only, whether all of `write` is in the journal."""
+    return (
+        all(_has_run(conn, row) for row in write.runs)
+        and all(_has_event(conn, row) for row in event_rows((write,), frozenset()))
+        and all(_has_state(conn, state) for state in write.states)
+    )
+
+
+def _has_run(conn: sqlite3.Connection, row: RunRow) -> bool:
+    found = conn.execute(_RUN_BY_PK, (row.pk,)).fetchone()
+    return found is not None and found[1] == row.run_id
+
+
+def _has_event(conn: sqlite3.Connection, row: _EventTuple) -> bool:
+    found = conn.execute(_EVENT_CRC, row[:2]).fetchone()
+    return found is not None and found[0] == row[-1]
+
+
+def _has_state(conn: sqlite3.Connection, state: RunState) -> bool:
+    return bool(conn.execute(_STATE_OF, (state.pk,)).fetchone() == tuple(state))

@@ -1,0 +1,212 @@
+"""Opening and re-opening the journal's one writing connection.
+
+Owns the order of opening (version gate before anything is changed, settings, check
+after an unclean end, migrations, boot record) and what a connection must be set to.
+Every setting is read back: a journal that silently lacks one is not opened. All
+functions here run on the driver's thread, on the connection that they are given.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from durable._journal.faults import UnknownOutcomeError
+from durable._journal.files import JournalFiles
+from durable._journal.migrations import (
+    LATEST,
+    MIGRATIONS,
+    Migration,
+    check_integrity,
+    migrate,
+    version_of,
+)
+from durable._journal.sql import QUERIES
+from durable.errors import JournalError, JournalVersionError
+
+T = TypeVar("T")
+
+_BUSY_MS = 5000
+_WAL_PAGES = 1000
+_WAL_BYTES_KEPT = 16 << 20
+_AUTO_VACUUM_INCREMENTAL = 2
+SYNCHRONOUS = {"full": 2, "process": 1}  # FULL, NORMAL
+
+_SET_META, _ALL_META = QUERIES["set_meta"], QUERIES["all_meta"]
+_SET_META_ONCE, _MAX_PK = QUERIES["set_meta_once"], QUERIES["max_pk"]
+
+_SAFE: tuple[tuple[str, int | str], ...] = (
+    ("busy_timeout", _BUSY_MS),
+    ("trusted_schema", 0),
+    ("cell_size_check", 1),
+    ("mmap_size", 0),
+    ("temp_store", 2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What was found in the journal when it was opened."""
+
+    journal_id: str
+    clean: bool
+    number: int
+    suspect: tuple[int, int] | None
+    max_pk: int
+
+
+def transact(conn: sqlite3.Connection, body: Callable[[], T]) -> T:
+    """Run `body` between BEGIN IMMEDIATE and COMMIT, rolling back when it raises.
+
+    Raises:
+        UnknownOutcomeError: COMMIT itself raised.
+    """
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        result = body()
+    except BaseException:
+        _roll_back(conn)
+        raise
+    try:
+        conn.execute("COMMIT")
+    except sqlite3.Error as error:
+        _roll_back(conn)
+        raise UnknownOutcomeError(str(error)) from error
+    return result
+
+
+def _roll_back(conn: sqlite3.Connection) -> None:
+    # SQLite rolls back by itself on some errors; a second ROLLBACK would only raise.
+    with suppress(sqlite3.Error):
+        conn.execute("ROLLBACK")
+
+
+def apply_settings(conn: sqlite3.Connection, durability: str) -> None:
+    """Set the writing connection up and read every setting back."""
+    settings: tuple[tuple[str, int | str], ...] = (
+        *_SAFE,
+        ("journal_mode", "wal"),
+        ("synchronous", SYNCHRONOUS[durability]),
+        ("foreign_keys", 1),
+        ("fullfsync", 1),
+        ("checkpoint_fullfsync", 1),
+        ("wal_autocheckpoint", _WAL_PAGES),
+        ("journal_size_limit", _WAL_BYTES_KEPT),
+    )
+    _set(conn, settings)
+
+
+def apply_reader_settings(conn: sqlite3.Connection) -> None:
+    """Set a reading connection up and read every setting back."""
+    _set(conn, (*_SAFE, ("query_only", 1)))
+
+
+def _set(conn: sqlite3.Connection, settings: Sequence[tuple[str, int | str]]) -> None:
+    for name, value in settings:
+        conn.execute(f"PRAGMA {name} = {value}").fetchall()
+        found = conn.execute(f"PRAGMA {name}").fetchone()
+        # A VFS that cannot map files at all has no answer about mmap_size.
+        if found != (value,) and (found, name) != (None, "mmap_size"):
+            raise JournalError(
+                f"SQLite {sqlite3.sqlite_version} did not accept the setting {name} = {value} "
+                f"(it says {found}): the filesystem or this SQLite cannot hold a journal safely"
+            )
+
+
+def prepare(
+    conn: sqlite3.Connection,
+    files: JournalFiles,
+    durability: str,
+    now_us: int,
+    migrations: Sequence[Migration] = MIGRATIONS,
+) -> Boot:
+    """Bring a freshly opened writing connection to work; return what was found.
+
+    Raises:
+        JournalVersionError, JournalCorruptError, JournalError: the file is not usable.
+    """
+    conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS:d}")
+    found = version_of(conn, files.path, migrations[-1].version)
+    if found == 0:
+        # Only possible before the first page is written.
+        conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    apply_settings(conn, durability)
+    before = dict(conn.execute(_ALL_META)) if found else {"clean": 1}
+    clean = before.get("clean") == 1
+    if not clean:
+        check_integrity(conn, files.path)
+    migrate(conn, files.path, found, migrations)
+    _check_vacuum(conn)
+    boot = transact(conn, lambda: _record_boot(conn, now_us, clean))
+    files.remember()
+    files.take_reserve()
+    return boot
+
+
+def _check_vacuum(conn: sqlite3.Connection) -> None:
+    (mode,) = conn.execute("PRAGMA auto_vacuum").fetchone()
+    if mode != _AUTO_VACUUM_INCREMENTAL:
+        raise JournalError(f"the journal has auto_vacuum mode {mode}, which cannot return space")
+
+
+def _record_boot(conn: sqlite3.Connection, now_us: int, clean: bool) -> Boot:
+    conn.execute(_SET_META_ONCE, ("journal_id", secrets.token_hex(16)))
+    conn.execute(_SET_META_ONCE, ("created_at", now_us))
+    meta = dict(conn.execute(_ALL_META))
+    number = int(meta.get("boots", 0)) + 1
+    news = {"boots": number, "clean": 0, "booted_at": now_us, "pid": os.getpid()}
+    conn.executemany(_SET_META, news.items())
+    (max_pk,) = conn.execute(_MAX_PK).fetchone()
+    return Boot(str(meta["journal_id"]), clean, number, _suspect(meta), max_pk)
+
+
+def _suspect(meta: dict[str, object]) -> tuple[int, int] | None:
+    if "suspect" not in meta:
+        return None
+    pk, seq = str(meta["suspect"]).split(":")
+    return int(pk), int(seq)
+
+
+def prepare_reader(conn: sqlite3.Connection, path: str) -> None:
+    """Bring a freshly opened reading connection to work.
+
+    Raises:
+        JournalVersionError: the schema is not the one that this `durable` reads.
+    """
+    apply_reader_settings(conn)
+    version = version_of(conn, path, LATEST)
+    if version != LATEST:
+        raise JournalVersionError(
+            f"the journal {path} has schema version {version}, and this durable reads {LATEST}: "
+            "open it once with a Runtime that may own it"
+        )
+
+
+def truncate_wal(conn: sqlite3.Connection) -> None:
+    """Move everything from the -wal into the database file and empty the -wal."""
+    busy, _, _ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        error = sqlite3.OperationalError("another connection holds the -wal")
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
+
+def restore(conn: sqlite3.Connection, files: JournalFiles, durability: str) -> None:
+    """Bring a connection back after a fault: all that is visible is then really on disk."""
+    files.check_database()
+    apply_settings(conn, durability)
+    truncate_wal(conn)
+    # Without this, a power cut could bring back frames of a COMMIT that was refused.
+    files.sync_wal()
+    files.remember()
+
+
+def finish(conn: sqlite3.Connection, clean: bool) -> None:
+    """Record how this ownership ended and empty the -wal."""
+    transact(conn, lambda: conn.execute(_SET_META, ("clean", int(clean))))
+    truncate_wal(conn)

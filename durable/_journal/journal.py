@@ -1,0 +1,232 @@
+"""The facade that the engine sees: one journal, opened by its owner or for reading.
+
+Owns the order of opening and closing and the counter of run keys. All writing goes
+through `submit`/`perform` to the writer, all reading to `reader`. It takes no lock
+(that is `lock.py`'s) and runs no statement of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import sqlite3
+from functools import partial
+from typing import TYPE_CHECKING
+
+from durable._base.clock import Clock
+from durable._journal.database import Boot, finish, prepare
+from durable._journal.driver import Driver, DriverFactory, ThreadDriver
+from durable._journal.faults import translate
+from durable._journal.files import JournalFiles
+from durable._journal.reader import Reader
+from durable._journal.records import Write
+from durable._journal.retention import delete_expired
+from durable._journal.writer import Writer
+from durable.errors import DurableError, JournalError
+
+if TYPE_CHECKING:
+    from durable._journal.codec import Codec
+
+_log = logging.getLogger("durable")
+_DURABILITIES = ("full", "process")
+
+
+class Journal:
+    """One open journal. Create it with `await Journal.open(...)`.
+
+    Attributes:
+        path: canonical path of the file.
+        codec: carried for the engine, not used here.
+        reader: all questions go there.
+        writer: None when the journal was opened for reading only.
+        journal_id: random, made with the file; empty for readers.
+        clean: whether the previous owner closed the journal properly.
+        boot_number: how often the journal was opened by an owner, this time included.
+        suspect: (pk, seq) of the step that was running alone when the process died, or None.
+    """
+
+    def __init__(
+        self, files: JournalFiles, reader: Reader, codec: Codec | None, owner: _Owner | None
+    ) -> None:
+        self.path = files.path
+        self.codec = codec
+        self.reader = reader
+        boot = owner.boot if owner else Boot("", True, 0, None, 0)
+        self.writer = owner.writer if owner else None
+        self.journal_id = boot.journal_id
+        self.clean = boot.clean
+        self.boot_number = boot.number
+        self.suspect = boot.suspect
+        self._driver = owner.driver if owner else None
+        self._keys = itertools.count(boot.max_pk + 1)
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        clock: Clock,
+        codec: Codec | None = None,
+        durability: str = "full",
+        driver_factory: DriverFactory = ThreadDriver,
+        owner: bool = True,
+    ) -> Journal:
+        """Open the journal at `path` (or a `file:` URI), creating it when `owner`.
+
+        Args:
+            path: where it lies.
+            clock: time for the boot record and for pauses while the disk fails.
+            codec: carried as an attribute.
+            durability: ``"full"`` survives power loss; ``"process"`` survives the death of
+                the process, and a power loss may undo the last seconds.
+            driver_factory: makes the drivers; tests and simulations pass their own.
+            owner: open for writing; the caller holds the owner lock. False: reading only.
+
+        Raises:
+            JournalError: the file cannot be opened, is damaged, newer, or not a journal.
+        """
+        if durability not in _DURABILITIES:
+            raise ValueError(f"durability is {durability!r}: it must be one of {_DURABILITIES}")
+        files = JournalFiles(path)
+        reader = Reader(driver_factory(files.uri("ro"), True), files.path)
+        if not owner:
+            await _open_reader(reader, files)
+            return cls(files, reader, codec, None)
+        opened = await _Owner.open(files, reader, clock, durability, driver_factory)
+        return cls(files, reader, codec, opened)
+
+    def next_pk(self) -> int:
+        """Return a key for a new run; keys are never used twice while the journal is open."""
+        return next(self._keys)
+
+    def submit(self, write: Write) -> None:
+        """Make a write durable; its `done` callback tells the outcome.
+
+        Raises:
+            JournalError: the journal was opened for reading only.
+            RuntimeClosedError: the journal is closing.
+        """
+        self._require_writer().submit(write)
+
+    async def perform(self, write: Write) -> None:
+        """Submit a write and wait for its outcome; cancelling does not call it back.
+
+        `write.done` is called as well. Raises what the write was refused with.
+        """
+        outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        inner = write.done
+
+        def done(error: BaseException | None) -> None:
+            if not outcome.done():
+                if error is None:
+                    outcome.set_result(None)
+                else:
+                    outcome.set_exception(error)
+            inner(error)
+
+        write.done = done
+        self.submit(write)
+        await outcome
+
+    async def next_expiry(self) -> int | None:
+        """Return when the next finished run may be deleted (UTC microseconds), or None."""
+        return await self.reader.next_expiry()
+
+    async def delete_expired(self, now_us: int, limit: int = 1000) -> int:
+        """Delete up to `limit` finished runs that expired by `now_us`; return how many."""
+        return await delete_expired(self._require_writer(), now_us, limit)
+
+    async def close(self, clean: bool = True) -> None:
+        """Finish what was submitted and close; twice is fine.
+
+        Args:
+            clean: False records that this was not a proper end, so that the next opening
+                checks the file.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self.writer is None or self._driver is None:
+            await self.reader.close()
+            return
+        await self.writer.drain()
+        await self.reader.close()
+        await _finish(self._driver, clean, self.path)
+        await self._driver.close()
+
+    def abandon(self) -> None:
+        """Let go of everything without waiting: the process is going down."""
+        self._closed = True
+        if self.writer is not None:
+            self.writer.abandon()
+        self.reader.abandon()
+        if self._driver is not None:
+            self._driver.abandon()
+
+    def _require_writer(self) -> Writer:
+        if self.writer is None:
+            raise JournalError(
+                f"the journal {self.path} is open for reading only: ask its owner to write"
+            )
+        return self.writer
+
+
+class _Owner:
+    """The writing half of a journal."""
+
+    def __init__(self, driver: Driver, writer: Writer, boot: Boot) -> None:
+        self.driver = driver
+        self.writer = writer
+        self.boot = boot
+
+    @classmethod
+    async def open(
+        cls,
+        files: JournalFiles,
+        reader: Reader,
+        clock: Clock,
+        durability: str,
+        driver_factory: DriverFactory,
+    ) -> _Owner:
+        files.create()
+        driver = driver_factory(files.uri("rw"), False)
+        try:
+            await driver.open()
+            now = clock.wall_us()
+            boot = await driver.call(partial(_prepare, files, durability, now))
+            await reader.open()
+        except (sqlite3.Error, OSError) as error:
+            driver.abandon()
+            raise translate(error, files.path, "opening") from error
+        except BaseException:
+            driver.abandon()
+            raise
+        writer = Writer(driver, files, clock=clock, durability=durability, reader=reader)
+        return cls(driver, writer, boot)
+
+
+def _prepare(
+    files: JournalFiles, durability: str, now_us: int, conn: sqlite3.Connection
+) -> Boot:
+    return prepare(conn, files, durability, now_us)
+
+
+async def _open_reader(reader: Reader, files: JournalFiles) -> None:
+    if not os.path.exists(files.path):
+        raise JournalError(f"there is no journal at {files.path}: check the path")
+    await reader.open()
+
+
+async def _finish(driver: Driver, clean: bool, path: str) -> None:
+    """The last statements; failing costs nothing but a check at the next opening."""
+    try:
+        await driver.call(partial(_last_statements, clean))
+    except (sqlite3.Error, DurableError, Exception) as error:
+        _log.warning("durable: the journal %s was not closed cleanly: %s", path, error)
+
+
+def _last_statements(clean: bool, conn: sqlite3.Connection) -> None:
+    finish(conn, clean)

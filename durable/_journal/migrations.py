@@ -1,0 +1,105 @@
+"""Versions of the schema and the way from each to the next.
+
+`user_version` of the file says which one it holds. Each migration runs in one
+transaction together with its new version number; a crash leaves the old or the new
+schema, nothing between. Before an existing journal is changed, a copy of it is made
+beside it (``<journal>.bak-v<old>``, 0600). A released migration is never edited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from durable._journal import sql
+from durable._journal.files import sync_and_close, sync_directory
+from durable.errors import JournalCorruptError, JournalError, JournalVersionError
+
+APPLICATION_ID = 0x64757261  # "dura"
+
+
+class Migration(NamedTuple):
+    """One step: the version that it leads to, and the script that leads there."""
+
+    version: int
+    script: str
+
+
+MIGRATIONS: tuple[Migration, ...] = (Migration(1, sql.read("schema.sql")),)
+LATEST = MIGRATIONS[-1].version
+
+
+def version_of(conn: sqlite3.Connection, path: str, latest: int) -> int:
+    """Return the schema version of the file (0 = empty), changing nothing.
+
+    Raises:
+        JournalVersionError: a newer `durable` wrote it.
+        JournalError: it is the database of another program.
+    """
+    (version,) = conn.execute("PRAGMA user_version").fetchone()
+    (application,) = conn.execute("PRAGMA application_id").fetchone()
+    (objects,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (objects or version or application):
+        raise JournalError(
+            f"{path} is an SQLite database of another program: choose another path for the journal"
+        )
+    if version > latest:
+        raise JournalVersionError(
+            f"the journal {path} has schema version {version}, and this durable knows up to "
+            f"{latest}: install the newer durable, or restore {path}.bak-v{latest} if it exists"
+        )
+    return int(version)
+
+
+def migrate(
+    conn: sqlite3.Connection, path: str, found: int, migrations: Sequence[Migration]
+) -> None:
+    """Bring the schema from version `found` to the newest of `migrations`."""
+    wanted = [step for step in migrations if step.version > found]
+    if wanted and found:
+        _back_up(conn, path, found)
+    for step in wanted:
+        _apply(conn, path, step)
+
+
+def _apply(conn: sqlite3.Connection, path: str, step: Migration) -> None:
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in sql.statements(step.script):
+            conn.execute(statement)
+        conn.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
+        conn.execute(f"PRAGMA user_version = {step.version:d}")
+        conn.execute("COMMIT")
+    except sqlite3.Error as error:
+        with contextlib.suppress(sqlite3.Error):
+            conn.execute("ROLLBACK")
+        raise JournalError(
+            f"migrating the journal {path} to schema version {step.version} failed: {error}. "
+            "Nothing was changed; open it again after removing the cause"
+        ) from error
+
+
+def _back_up(conn: sqlite3.Connection, path: str, version: int) -> None:
+    target = f"{path}.bak-v{version}"
+    draft = target + ".part"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
+    conn.execute("VACUUM INTO ?", (draft,))
+    sync_and_close(os.open(draft, os.O_RDWR | os.O_CLOEXEC))
+    os.replace(draft, target)
+    sync_directory(target)
+
+
+def check_integrity(conn: sqlite3.Connection, path: str) -> None:
+    """Raise `JournalCorruptError` when SQLite finds damage in the file."""
+    (verdict,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise JournalCorruptError(
+            f"the journal {path} is damaged ({verdict}): restore it from a backup"
+        )

@@ -1,0 +1,121 @@
+-- Every statement that the journal runs on its tables. Parameters only, never pasted values.
+-- Columns of `runs` are always written and read in the order of records.RunRow.
+
+-- name: insert_run
+INSERT INTO runs (pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at,
+    deadline, expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked,
+    behaviour)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING;
+
+-- name: insert_event
+INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: insert_event_again
+INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run, seq) DO NOTHING;
+
+-- name: update_state
+UPDATE runs SET status = ?, started_at = ?, completed_at = ?, wake_at = ?, expires_at = ?,
+    blocked = ?
+WHERE pk = ?;
+
+-- name: event_crc
+SELECT crc FROM events WHERE run = ? AND seq = ?;
+
+-- name: state_of
+SELECT status, started_at, completed_at, wake_at, expires_at, blocked, pk FROM runs WHERE pk = ?;
+
+-- name: set_meta
+INSERT INTO meta (key, value) VALUES (?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- name: set_meta_once
+INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING;
+
+-- name: delete_meta
+DELETE FROM meta WHERE key = ?;
+
+-- name: all_meta
+SELECT key, value FROM meta;
+
+-- name: max_pk
+SELECT max(coalesce((SELECT max(pk) FROM runs), 0), coalesce((SELECT max(run) FROM trash), 0),
+    coalesce((SELECT max(run) FROM events), 0));
+
+-- name: run_by_id
+SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+FROM runs WHERE run_id = ?;
+
+-- name: run_by_pk
+SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+FROM runs WHERE pk = ?;
+
+-- name: due_runs
+SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+FROM runs
+WHERE wake_at IS NOT NULL AND wake_at > 0 AND (wake_at, pk) > (?, ?) AND wake_at <= ?
+ORDER BY wake_at, pk LIMIT ?;
+
+-- name: interrupted_runs
+SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+FROM runs WHERE wake_at = 0 AND pk > ? ORDER BY pk LIMIT ?;
+
+-- name: blocked_runs
+SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+FROM runs WHERE status = 'blocked' AND pk > ? ORDER BY pk LIMIT ?;
+
+-- name: newest_runs
+SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+FROM runs
+WHERE pk < :before AND (:workflow IS NULL OR workflow = :workflow)
+    AND (:status IS NULL OR status = :status)
+ORDER BY pk DESC LIMIT :limit;
+
+-- name: next_wake
+SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL AND wake_at > ?;
+
+-- name: next_expiry
+SELECT min(expires_at) FROM runs WHERE expires_at IS NOT NULL;
+
+-- name: counts
+SELECT status, count(*) FROM runs GROUP BY status;
+
+-- name: history
+SELECT seq, kind, ref, name, at, due, payload, crc FROM events
+WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?;
+
+-- name: last_event
+SELECT seq, kind, ref, name, at, due, payload, crc FROM events
+WHERE run = ? ORDER BY seq DESC LIMIT 1;
+
+-- name: doom_expired
+INSERT INTO trash (run)
+SELECT pk FROM runs
+WHERE expires_at IS NOT NULL AND expires_at <= ?
+    AND status IN ('completed', 'failed', 'cancelled')
+ORDER BY expires_at LIMIT ?;
+
+-- name: delete_doomed_runs
+DELETE FROM runs WHERE pk IN (SELECT run FROM trash);
+
+-- name: doomed
+SELECT run FROM trash ORDER BY run LIMIT 1;
+
+-- name: delete_some_events
+DELETE FROM events
+WHERE run = :run AND seq < (SELECT min(seq) FROM events WHERE run = :run) + :count;
+
+-- name: has_events
+SELECT EXISTS (SELECT 1 FROM events WHERE run = ?);
+
+-- name: undoom
+DELETE FROM trash WHERE run = ?;

@@ -1,0 +1,259 @@
+"""Reading the journal: runs and verified histories.
+
+Owns one read-only connection on a driver of its own, so that readers never block the
+writer and can never write, checkpoint or delete a file. Every event is checked against
+its checksum and its place before anybody sees it. Payloads are handed on as bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from durable._journal.checksum import checksum
+from durable._journal.database import prepare_reader
+from durable._journal.driver import Driver
+from durable._journal.faults import is_disk_fault, translate
+from durable._journal.records import RunRow
+from durable._journal.sql import QUERIES
+from durable._replay.events import Event
+from durable.errors import JournalCorruptError, JournalError
+
+T = TypeVar("T")
+
+_ROW = RunRow._make
+_EVENT = Event._make
+_NO_LIMIT = -1
+_LARGEST = (1 << 63) - 1
+
+
+def _fetch(query: str) -> str:
+    return QUERIES[query]
+
+
+_BY_ID, _BY_PK, _DUE = _fetch("run_by_id"), _fetch("run_by_pk"), _fetch("due_runs")
+_INTERRUPTED, _BLOCKED = _fetch("interrupted_runs"), _fetch("blocked_runs")
+_NEWEST, _COUNTS, _MAX_PK = _fetch("newest_runs"), _fetch("counts"), _fetch("max_pk")
+_NEXT_WAKE, _NEXT_EXPIRY = _fetch("next_wake"), _fetch("next_expiry")
+_HISTORY, _LAST_EVENT = _fetch("history"), _fetch("last_event")
+
+_StoredEvent = tuple[int, int, int, str, int, "int | None", "bytes | None", int]
+
+
+class Reader:
+    """Answers questions about one journal.
+
+    Args:
+        driver: a driver made for reading (``mode=ro``), not yet opened.
+        path: the journal's path, for messages.
+
+    All methods raise `JournalError` when the file cannot be read.
+    """
+
+    def __init__(self, driver: Driver, path: str) -> None:
+        self._driver = driver
+        self._path = path
+        self._halted: asyncio.Future[None] | None = None
+        self._refused: str | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        """Connect and check the schema version."""
+        try:
+            await self._driver.open()
+            await self._driver.call(self._prepare)
+        except sqlite3.Error as error:
+            self._driver.abandon()
+            raise translate(error, self._path, "opening") from error
+        except BaseException:
+            self._driver.abandon()
+            raise
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._closed = True
+        self._wake()
+        await self._driver.close()
+
+    def abandon(self) -> None:
+        """Close without waiting."""
+        self._closed = True
+        self._wake()
+        self._driver.abandon()
+
+    async def run_by_id(self, run_id: str) -> RunRow | None:
+        """Return the run with this public id, or None."""
+        return await self._run(_BY_ID, run_id)
+
+    async def run_by_pk(self, pk: int) -> RunRow | None:
+        """Return the run with this key, or None."""
+        return await self._run(_BY_PK, pk)
+
+    async def history(
+        self, pk: int, run_id: str, after_seq: int = 0, limit: int | None = None
+    ) -> list[Event]:
+        """Return the verified events of a run, in order.
+
+        Args:
+            pk, run_id: the run, by both names: the checksums cover the public one.
+            after_seq: leave out the events up to this one.
+            limit: at most this many. Default: all.
+
+        Raises:
+            JournalCorruptError: an event is damaged or missing; it is named.
+        """
+        parameters = (pk, after_seq, _NO_LIMIT if limit is None else limit)
+        return await self._ask(partial(_read_history, run_id, after_seq, parameters))
+
+    async def last_event(self, pk: int, run_id: str) -> Event | None:
+        """Return the newest event of a run, verified, or None."""
+        return await self._ask(partial(_read_last, pk, run_id))
+
+    async def due_runs(self, after: tuple[int, int], until_us: int, limit: int) -> list[RunRow]:
+        """Return runs whose `wake_at` (not 0) is due, ordered by (wake_at, pk), one page.
+
+        Args:
+            after: (wake_at, pk) of the last run of the page before; (0, 0) to begin.
+            until_us: due up to this instant, inclusive.
+            limit: length of the page.
+        """
+        return await self._runs(_DUE, *after, until_us, limit)
+
+    async def interrupted_runs(self, after_pk: int, limit: int) -> list[RunRow]:
+        """Return runs whose attempts were in flight (`wake_at` 0), one page after `after_pk`."""
+        return await self._runs(_INTERRUPTED, after_pk, limit)
+
+    async def blocked_runs(self, after_pk: int = 0, limit: int = 1000) -> list[RunRow]:
+        """Return parked runs, one page after `after_pk`."""
+        return await self._runs(_BLOCKED, after_pk, limit)
+
+    async def newest_runs(
+        self,
+        before_pk: int | None = None,
+        limit: int = 100,
+        *,
+        workflow: str | None = None,
+        status: str | None = None,
+    ) -> list[RunRow]:
+        """Return runs from the newest to the oldest, one page, for listings."""
+        before = _LARGEST if before_pk is None else before_pk
+        parameters = {"before": before, "workflow": workflow, "status": status, "limit": limit}
+        rows = await self._ask(lambda conn: conn.execute(_NEWEST, parameters).fetchall())
+        return list(map(_ROW, rows))
+
+    async def next_wake(self, after_us: int) -> int | None:
+        """Return the earliest `wake_at` later than `after_us`, or None."""
+        return await self._number(_NEXT_WAKE, after_us)
+
+    async def next_expiry(self) -> int | None:
+        """Return when the next finished run may be deleted, or None."""
+        return await self._number(_NEXT_EXPIRY)
+
+    async def max_pk(self) -> int:
+        """Return the largest key in use, 0 when there is none."""
+        return await self._number(_MAX_PK) or 0
+
+    async def counts(self) -> dict[str, int]:
+        """Return how many runs there are by status."""
+        return dict(await self._ask(lambda conn: conn.execute(_COUNTS).fetchall()))
+
+    async def _run(self, query: str, key: object) -> RunRow | None:
+        row = await self._ask(lambda conn: conn.execute(query, (key,)).fetchone())
+        return None if row is None else _ROW(row)
+
+    async def _runs(self, query: str, *parameters: object) -> list[RunRow]:
+        return await self._ask(
+            lambda conn: list(map(_ROW, conn.execute(query, parameters).fetchall()))
+        )
+
+    async def _number(self, query: str, *parameters: object) -> int | None:
+        row: tuple[int | None] = await self._ask(
+            lambda conn: conn.execute(query, parameters).fetchone()
+        )
+        return row[0]
+
+    async def _ask(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        for again in (True, False):
+            if self._halted is not None:
+                await asyncio.shield(self._halted)
+            if self._refused is not None:
+                raise JournalError(self._refused)
+            try:
+                return await self._driver.call(fn)
+            except sqlite3.Error as error:
+                if not again or not is_disk_fault(error):
+                    raise translate(error, self._path, "reading") from error
+                self._connect_again()
+        raise AssertionError("unreachable")
+
+    # --- while the writer reopens ---------------------------------------------------
+
+    def halt(self, done: Callable[[], None]) -> None:
+        """Let go of the connection, then call `done`; questions wait for `resume`."""
+        self._refused = None
+        if self._closed:
+            done()
+            return
+        if self._halted is None:
+            self._halted = asyncio.get_running_loop().create_future()
+        self._driver.release(lambda _: done())
+
+    def refuse(self, reason: str) -> None:
+        """If halted: the file cannot be opened for now, so answer questions with `reason`."""
+        if self._halted is not None:
+            self._refused = reason
+            self._wake()
+
+    def resume(self) -> None:
+        """Connect again and answer questions."""
+        self._refused = None
+        self._wake()
+        self._connect_again()
+
+    def _wake(self) -> None:
+        halted, self._halted = self._halted, None
+        if halted is not None and not halted.get_loop().is_closed():
+            halted.set_result(None)
+
+    def _connect_again(self) -> None:
+        # In the driver's order: any question asked from now on comes after these two.
+        if not self._closed and self._halted is None:
+            self._driver.reopen(_ignore)
+            self._driver.submit(self._prepare, _ignore)
+
+    def _prepare(self, conn: sqlite3.Connection) -> None:
+        prepare_reader(conn, self._path)
+
+
+def _ignore(*_: object) -> None:
+    """The next question meets the same error, and reports it."""
+
+
+def _read_history(
+    run_id: str, after_seq: int, parameters: tuple[int, int, int], conn: sqlite3.Connection
+) -> list[Event]:
+    rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
+    return [_verified(run_id, place, row) for place, row in enumerate(rows, after_seq + 1)]
+
+
+def _read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
+    row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
+    return None if row is None else _verified(run_id, row[0], row)
+
+
+def _verified(run_id: str, place: int, row: _StoredEvent) -> Event:
+    seq = row[0]
+    if seq != place:
+        raise JournalCorruptError(
+            f"the history of run {run_id} lacks event {place} (the next one is {seq}): "
+            "restore the journal from a backup"
+        )
+    if checksum(run_id, *row[:7]) != row[7]:
+        raise JournalCorruptError(
+            f"event {seq} of run {run_id} does not match its checksum: the disk or another "
+            "program changed it; restore the journal from a backup"
+        )
+    return _EVENT(row[:7])

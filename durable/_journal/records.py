@@ -1,0 +1,88 @@
+"""The rows that cross the journal's edge, as plain data.
+
+Owns the shape of a run's row and of a `Write`, the unit that the engine submits:
+everything in one `Write` becomes durable in one transaction, or not at all. Writes
+are idempotent on purpose, so that after an ambiguous COMMIT the writer may simply
+perform them again: rows are keyed, updates are absolute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from durable._replay.events import Event
+
+PENDING, RUNNING, BLOCKED = "pending", "running", "blocked"
+COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
+FINISHED = frozenset({COMPLETED, FAILED, CANCELLED})
+
+
+class RunRow(NamedTuple):
+    """One row of `runs`: an index over the histories, rebuilt from nothing but events.
+
+    Times are UTC microseconds. `wake_at` says when the run next needs the scheduler:
+    0 = attempts were in flight (read at recovery only), a time = due then, None = never
+    by itself. `retention_us` None = the runtime's default, -1 = for ever.
+    """
+
+    pk: int
+    run_id: str
+    workflow: str
+    status: str
+    created_at: int
+    started_at: int | None
+    completed_at: int | None
+    wake_at: int | None
+    deadline: int | None
+    expires_at: int | None
+    retention_us: int | None
+    parent_id: str | None
+    root_id: str | None
+    deployment_id: str | None
+    attributes: str | None  # a JSON object of strings
+    blocked: str | None  # JSON {"kind":..., "reason":..., "missing":...}
+    behaviour: int  # bit flags of engine behaviour, fixed at creation
+
+
+class RunState(NamedTuple):
+    """The columns of a run that change, written whole each time."""
+
+    status: str
+    started_at: int | None
+    completed_at: int | None
+    wake_at: int | None
+    expires_at: int | None
+    blocked: str | None
+    pk: int
+
+
+class RunEvent(NamedTuple):
+    """An event together with the run it belongs to."""
+
+    pk: int
+    run_id: str
+    event: Event
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """What one caller wants made durable in one transaction.
+
+    `done(error)` is called on the loop after COMMIT (error None) or when the write was
+    refused. A `vital` write is never refused because of the disk: it waits until the
+    disk works again. The others fail with a `JournalError`, having recorded nothing.
+
+    `runs` whose `run_id` exists already are left out together with their events, and
+    the row found is put into `existing[run_id]`.
+    """
+
+    done: Callable[[BaseException | None], None]
+    runs: list[RunRow] = field(default_factory=list)
+    events: list[RunEvent] = field(default_factory=list)
+    states: list[RunState] = field(default_factory=list)
+    suspect: tuple[int, int] | None = None  # (pk, seq) of the step about to run alone
+    clear_suspect: bool = False
+    vital: bool = False
+    existing: dict[str, RunRow] = field(default_factory=dict)

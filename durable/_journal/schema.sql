@@ -1,0 +1,51 @@
+-- Version 1 of the journal. Never edit a released version: add a migration.
+-- Times are UTC microseconds. `events` is the truth, `runs` an index over it.
+
+CREATE TABLE runs (
+    pk           INTEGER PRIMARY KEY,
+    run_id       TEXT    NOT NULL UNIQUE,
+    workflow     TEXT    NOT NULL,
+    status       TEXT    NOT NULL CHECK (status IN (
+                     'pending', 'running', 'blocked', 'completed', 'failed', 'cancelled')),
+    created_at   INTEGER NOT NULL,
+    started_at   INTEGER,
+    completed_at INTEGER,
+    wake_at      INTEGER,
+    deadline     INTEGER,
+    expires_at   INTEGER,
+    retention_us INTEGER,
+    parent_id    TEXT,
+    root_id      TEXT,
+    deployment_id TEXT,
+    attributes   TEXT,
+    blocked      TEXT,
+    behaviour    INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX runs_by_wake ON runs (wake_at, pk) WHERE wake_at IS NOT NULL;
+CREATE INDEX runs_by_expiry ON runs (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX runs_blocked ON runs (pk) WHERE status = 'blocked';
+CREATE INDEX runs_by_workflow ON runs (workflow, status, created_at);
+
+CREATE TABLE events (
+    run     INTEGER NOT NULL,
+    seq     INTEGER NOT NULL CHECK (seq > 0),
+    kind    INTEGER NOT NULL,
+    ref     INTEGER NOT NULL,
+    name    TEXT    NOT NULL,
+    at      INTEGER NOT NULL,
+    due     INTEGER,
+    payload BLOB,
+    crc     INTEGER NOT NULL,
+    PRIMARY KEY (run, seq)
+) STRICT, WITHOUT ROWID;
+
+-- Runs whose row is gone and whose events are being deleted, a few at a time.
+CREATE TABLE trash (
+    run INTEGER PRIMARY KEY
+) STRICT;
+
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value ANY NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,86 @@
+"""The vocabulary of a history: event kinds and the immutable `Event`.
+
+Owns the numbers under which kinds are stored (never renumber, never reuse one)
+and which kinds are commands (decided by the body), inbound (they come from
+outside and drive the body) or notes (they record facts the body never sees).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class EventKind(IntEnum):
+    """What happened. The names are the Workflow SDK's."""
+
+    RUN_CREATED = 1
+    RUN_STARTED = 2
+    RUN_COMPLETED = 3
+    RUN_FAILED = 4
+    RUN_CANCELLED = 5
+    CANCEL_REQUESTED = 6
+    STEP_CREATED = 10
+    STEP_RETRYING = 11
+    STEP_COMPLETED = 12
+    STEP_FAILED = 13
+    STEP_CANCELLED = 14
+    WAIT_CREATED = 20
+    WAIT_COMPLETED = 21
+    HOOK_CREATED = 30
+    HOOK_RECEIVED = 31
+    HOOK_DISPOSED = 32
+    HOOK_CONFLICT = 33
+    ATTR_SET = 40
+
+    @property
+    def label(self) -> str:
+        """The public name, such as ``"step_created"``."""
+        return self.name.lower()
+
+
+class Event(NamedTuple):
+    """One immutable fact of one run.
+
+    `seq` is dense per run and starts at 1. `ref` is the `seq` of the event that this
+    one answers (0 = none). `at` and `due` are UTC microseconds; `due` is the resume
+    time of a wait or of the next attempt. `payload` is an encoded value.
+    """
+
+    seq: int
+    kind: int
+    ref: int
+    name: str
+    at: int
+    due: int | None
+    payload: bytes | None
+
+
+TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_FAILED, EventKind.RUN_CANCELLED})
+
+# Decided by the body: on replay the body must decide the same, in the same place.
+COMMANDS = frozenset(
+    {
+        EventKind.STEP_CREATED,
+        EventKind.STEP_CANCELLED,
+        EventKind.WAIT_CREATED,
+        EventKind.HOOK_CREATED,
+        EventKind.HOOK_DISPOSED,
+        EventKind.ATTR_SET,
+    }
+)
+
+# Recorded for people and for recovery; replay steps over them.
+NOTES = frozenset({EventKind.RUN_CREATED, EventKind.STEP_RETRYING})
+
+# What may follow what: an answer kind and the kind of event that it must refer to.
+ANSWERS = {
+    EventKind.STEP_RETRYING: EventKind.STEP_CREATED,
+    EventKind.STEP_COMPLETED: EventKind.STEP_CREATED,
+    EventKind.STEP_FAILED: EventKind.STEP_CREATED,
+    EventKind.STEP_CANCELLED: EventKind.STEP_CREATED,
+    EventKind.WAIT_COMPLETED: EventKind.WAIT_CREATED,
+    EventKind.HOOK_RECEIVED: EventKind.HOOK_CREATED,
+    EventKind.HOOK_DISPOSED: EventKind.HOOK_CREATED,
+    EventKind.HOOK_CONFLICT: EventKind.HOOK_CREATED,
+}

@@ -1,0 +1,276 @@
+"""The small deterministic event loop that one workflow body runs on.
+
+A `BodyLoop` is an `asyncio.AbstractEventLoop` without I/O: its ready queue is drained
+inside one plain callback of the host loop, so stock asyncio code (tasks, `gather`,
+`TaskGroup`, locks, queues) runs on it unchanged. Its rules:
+
+- callbacks run strictly in the order in which they were scheduled;
+- time is journal time and stands still while the queue is drained; a timer is a
+  durable wait, asked for through the `Timers` port;
+- tasks and futures hash by their order of creation, because CPython keeps them in
+  sets and iterates those sets (`TaskGroup`, `wait`, `as_completed`);
+- sockets, threads, subprocesses and signals are refused with the cure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from asyncio import _get_running_loop, _set_running_loop
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, NoReturn, Protocol, TypeVarTuple, Unpack
+
+from durable.errors import DurationError, NotInBodyError
+
+T = TypeVarTuple("T")
+
+logger = logging.getLogger("durable")
+
+# The longest wait: beyond it a wait is taken for a mistake (a unit mix-up, usually).
+WAIT_SECONDS_MAX = 100 * 365.25 * 86400
+
+_sleep_callback = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
+
+
+class Timers(Protocol):
+    """What the loop asks of its body: durable waits and the journal's time."""
+
+    def now(self) -> float:
+        """Journal time in seconds since the run was created."""
+
+    def arm(self, handle: Timer, delay: float, name: str) -> None:
+        """Create a durable wait that runs `handle` after `delay` seconds."""
+
+    def disarm(self, handle: Timer) -> None:
+        """Forget the wait behind a cancelled `handle`."""
+
+
+class Timer(asyncio.TimerHandle):
+    """A loop timer; `seq` is the wait's number in the history, 0 when it has none."""
+
+    __slots__ = ("seq",)
+    seq: int
+
+
+class _Handle(asyncio.Handle):
+    """`asyncio.Handle` without debugging aids: one is made for every callback."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], loop: BodyLoop, context: Any
+    ) -> None:
+        self._context = context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+class BodyFuture(asyncio.Future[Any]):
+    """A future whose place in a set depends on nothing but the run and its order of creation."""
+
+    __slots__ = ("_order",)
+    _order: int
+
+    def __hash__(self) -> int:
+        return self._order
+
+
+class BodyTask(asyncio.Task[Any]):
+    """A task whose place in a set depends on nothing but the run and its order of creation."""
+
+    __slots__ = ("_order",)
+    _order: int
+
+    def __hash__(self) -> int:
+        return self._order
+
+
+class BodyLoop(asyncio.AbstractEventLoop):
+    """See the module's docstring.
+
+    `salt` spreads the hashes of different runs (asyncio keeps the tasks of all loops in
+    one set) and must be a function of the run's id alone.
+    """
+
+    def __init__(self, timers: Timers, salt: int) -> None:
+        self._timers = timers
+        self._order = salt
+        self._ready: deque[asyncio.Handle] = deque()
+        self._tasks: list[BodyTask] = []
+        self._prune_at = 64
+        self.stopped = False
+
+    # --- running -------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Run callbacks until none is ready, or until `stopped` is set."""
+        ready = self._ready
+        host, hooks = _get_running_loop(), sys.get_asyncgen_hooks()
+        _set_running_loop(self)
+        # Else the host loop would adopt the body's generators and close them at its end.
+        sys.set_asyncgen_hooks(None, self._close_dropped)
+        try:
+            while ready and not self.stopped:
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    self._run(handle)
+        finally:
+            sys.set_asyncgen_hooks(*hooks)
+            _set_running_loop(host)
+
+    def _close_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if _get_running_loop() is self and not self.stopped:
+            self.create_task(generator.aclose())
+
+    def _run(self, handle: asyncio.Handle) -> None:
+        try:
+            handle._context.run(handle._callback, *handle._args)
+        except (KeyboardInterrupt, SystemExit):
+            pass  # the task that raised it holds it as its exception; the host must live on
+        except BaseException as error:
+            context = {"message": "exception in a callback", "exception": error, "handle": handle}
+            self.call_exception_handler(context)
+
+    def stop(self) -> None:
+        """Leave `drain` after the current callback; what is ready stays as it is."""
+        self.stopped = True
+
+    def live_tasks(self) -> list[BodyTask]:
+        """Return the unfinished tasks in their order of creation."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        return self._tasks
+
+    # --- what asyncio and bodies call ------------------------------------------------
+
+    def call_soon(  # type: ignore[override]
+        self,
+        callback: Callable[[Unpack[T]], object],
+        *args: Unpack[T],
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """Schedule `callback` behind everything that is ready."""
+        handle = _Handle(callback, args, self, copy_context() if context is None else context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self,
+        delay: float,
+        callback: Callable[[Unpack[T]], object],
+        *args: Unpack[T],
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """Run `callback` after `delay` seconds: a durable wait when `delay` is positive."""
+        if delay <= 0:
+            return self.call_soon(callback, *args, context=context)
+        if not delay <= WAIT_SECONDS_MAX:
+            raise DurationError(
+                f"cannot wait for {delay!r} seconds: give a number from 0 to 100 years"
+            )
+        handle = Timer(self.time() + delay, callback, args, self, context)
+        self._timers.arm(handle, delay, "sleep" if callback is _sleep_callback else "timer")
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[[Unpack[T]], object],
+        *args: Unpack[T],
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """Run `callback` at the loop time `when`."""
+        return self.call_later(when - self.time(), callback, *args, context=context)
+
+    def fire(self, handle: asyncio.Handle) -> None:
+        """Make the callback of a completed wait ready."""
+        self._ready.append(handle)
+
+    def time(self) -> float:
+        """Return journal time: seconds since the run was created."""
+        return self._timers.now()
+
+    def next_order(self) -> int:
+        """Return the next hash for a task or future."""
+        self._order += 1
+        return self._order
+
+    def create_future(self) -> BodyFuture:
+        """Return a new future of this loop."""
+        future = BodyFuture(loop=self)
+        future._order = self.next_order()
+        return future
+
+    def create_task(  # type: ignore[override]
+        self,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        name: object = None,
+        context: Context | None = None,
+        **options: Any,
+    ) -> BodyTask:
+        """Return a task for `coro`; its default name is the same on every replay."""
+        self._order += 1
+        # asyncio.Task hashes itself while it is constructed: the order comes first.
+        task = BodyTask.__new__(BodyTask)
+        task._order = self._order
+        task.__init__(  # type: ignore[misc]
+            coro, loop=self, name=name or f"Task-{self._order & 0xFFFF}", context=context
+        )
+        self._tasks.append(task)
+        if len(self._tasks) > self._prune_at:
+            self._prune_at = 2 * len(self.live_tasks()) + 64
+        return task
+
+    def get_debug(self) -> bool:
+        """Return False: asyncio's debug mode would read the real clock."""
+        return False
+
+    def is_running(self) -> bool:
+        """Return True: code can only ask while the body runs."""
+        return True
+
+    def is_closed(self) -> bool:
+        """Return False: a body's loop ends with its run."""
+        return False
+
+    def get_task_factory(self) -> None:
+        """Return None: tasks are always made by `create_task`."""
+
+    def get_exception_handler(self) -> None:
+        """Return None: unhandled errors go to the log."""
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Log what asyncio reports."""
+        self.call_exception_handler(context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Log what asyncio reports: errors that nobody awaits."""
+        error = context.get("exception")
+        logger.error("in a workflow body: %s", context.get("message"), exc_info=error)
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        assert isinstance(handle, Timer)
+        self._timers.disarm(handle)
+
+
+def _refuse(name: str) -> Callable[..., NoReturn]:
+    def refused(self: BodyLoop, *args: object, **kwargs: object) -> NoReturn:
+        raise NotInBodyError(
+            f"loop.{name}() is not possible in a workflow body, because it cannot be replayed: "
+            "put this work in a @step and await the step"
+        )
+
+    refused.__name__ = name
+    return refused
+
+
+for _name in vars(asyncio.AbstractEventLoop):
+    if not _name.startswith("__") and _name not in vars(BodyLoop):
+        setattr(BodyLoop, _name, _refuse(_name))

@@ -1,0 +1,143 @@
+"""The history as a script: followed while it lasts, written further afterwards.
+
+One `Script` belongs to one body. While replaying, each command that the code issues is
+held against the recorded one (kind, name, the event it refers to) at the same position;
+the first difference becomes `divergence` and nothing is followed any more. Past the end
+of the history, commands and inbound events are appended to `out`, in the order in which
+they happened: that order is the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from durable._replay.events import COMMANDS, NOTES, TERMINAL, Event, EventKind
+from durable._replay.source import calling_line
+from durable.errors import InternalError, NondeterminismError
+
+UNDECODED = object()
+
+
+class Inbound(NamedTuple):
+    """Something that reached a run from outside and is not in its history yet.
+
+    `value` is the decoded payload where the sender has it at hand and it is immutable.
+    """
+
+    kind: EventKind
+    ref: int = 0
+    name: str = ""
+    due: int | None = None
+    payload: bytes | None = None
+    value: object = UNDECODED
+
+
+class Script:
+    """See the module's docstring."""
+
+    def __init__(self, history: Sequence[Event]) -> None:
+        if not history or history[0].kind != EventKind.RUN_CREATED:
+            raise InternalError("a history must begin with run_created")
+        self._history = history
+        self._cursor = 0
+        self.replaying = True
+        self.seq = history[-1].seq
+        self.now_us = history[0].at
+        self.out: list[Event] = []
+        self.divergence: NondeterminismError | None = None
+
+    # --- following -------------------------------------------------------------------
+
+    def next_inbound(self) -> Event | None:
+        """Return the next recorded event to apply.
+
+        None means that the history is used up; or, when `replaying` is still set, that a
+        recorded command comes next, which the code failed to issue.
+        """
+        if self._cursor == len(self._history):
+            self.replaying = False
+            self._history = ()
+            return None
+        event = self._history[self._cursor]
+        if event.kind in COMMANDS:
+            return None
+        self._cursor += 1
+        if event.kind not in NOTES:
+            self.now_us = event.at
+        return event
+
+    def recorded_end(self) -> Event | None:
+        """Return the run's recorded end if nothing but closing events precede it."""
+        rest = self._history[self._cursor :]
+        closing = NOTES | TERMINAL | {EventKind.STEP_CANCELLED}
+        ended = rest and rest[-1].kind in TERMINAL and all(e.kind in closing for e in rest)
+        return rest[-1] if ended else None
+
+    def diverge(self, got: str, where: str | None = None) -> None:
+        """Note the first difference between the code and the history."""
+        if self.divergence is None:
+            position, expected = self.seq + 1, "no further event"
+            if self._cursor < len(self._history):
+                event = self._history[self._cursor]
+                position, expected = event.seq, describe(event.kind, event.name, event.ref)
+            where = calling_line() if where is None else where
+            self.divergence = NondeterminismError(position, expected, got, where)
+
+    def missing_name(self) -> str | None:
+        """Return the name of the recorded step that the code did not call, if that is the case."""
+        if self._cursor < len(self._history):
+            event = self._history[self._cursor]
+            return event.name if event.kind == EventKind.STEP_CREATED else None
+        return None
+
+    def skip(self) -> None:
+        """Pass over the whole history unread, to append to it without the body."""
+        self.replaying = False
+        self._history = ()
+
+    # --- both ------------------------------------------------------------------------
+
+    def issue(
+        self,
+        kind: EventKind,
+        name: str = "",
+        ref: int = 0,
+        due: int | None = None,
+        payload: bytes | None = None,
+    ) -> Event | None:
+        """Follow or append one command; None when it differs from the recorded one."""
+        if not self.replaying:
+            self.seq += 1
+            event = Event(self.seq, kind, ref, name, self.now_us, due, payload)
+            self.out.append(event)
+            return event
+        if self.divergence is None and self._cursor < len(self._history):
+            event = self._history[self._cursor]
+            if event.kind == kind and event.name == name and event.ref == ref:
+                self._cursor += 1
+                return event
+        self.diverge(f"issued {describe(kind, name, ref)}")
+        return None
+
+    # --- writing further -------------------------------------------------------------
+
+    def record(self, item: Inbound, at: int) -> Event:
+        """Append an inbound event that happened at `at`; journal time never decreases."""
+        self.seq += 1
+        if item.kind not in NOTES:
+            self.now_us = at = max(at, self.now_us)
+        event = Event(self.seq, item.kind, item.ref, item.name, at, item.due, item.payload)
+        self.out.append(event)
+        return event
+
+    def take(self) -> list[Event]:
+        """Return and forget what was appended since the last call."""
+        out, self.out = self.out, []
+        return out
+
+
+def describe(kind: int, name: str, ref: int) -> str:
+    """Return an event in words, such as ``step_created 'charge'``."""
+    label = EventKind(kind).label
+    return label + (f" {name!r}" if name else "") + (f" of event {ref}" if ref else "")

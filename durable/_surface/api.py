@@ -1,0 +1,209 @@
+"""`start`, `start_many`, `get_run` and `run` on the current runtime.
+
+Owns the checks that a start must pass before anything is recorded: a workflow, fitting
+arguments, values that can be stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from durable._authoring.context import current_body
+from durable._authoring.primitives import get_step_metadata, get_workflow_metadata
+from durable._authoring.step import Step, StepOptions
+from durable._authoring.workflow import Workflow, find
+from durable._base.clock import SystemClock
+from durable._base.ids import new_run_id
+from durable._engine.ports import RunSpec
+from durable._surface.current import Access, current_runtime
+from durable._surface.run import Run
+from durable.errors import DurableError, NotAWorkflowError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger("durable")
+
+_clock = SystemClock()
+_warned: set[str] = set()
+
+
+@overload
+async def start(workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Run[R]: ...
+@overload
+async def start(workflow: str, /, *args: Any, **kwargs: Any) -> Run[Any]: ...
+async def start(workflow: Any, /, *args: Any, **kwargs: Any) -> Run[Any]:
+    """Start a run and return its handle as soon as it is recorded; never waits for its end.
+
+    Args:
+        workflow: what `@workflow` made, with `.options(...)` if need be, or its name.
+        args, kwargs: the workflow's own arguments.
+
+    Raises:
+        NotAWorkflowError: `workflow` is neither. WorkflowNotRegisteredError: unknown name.
+        TypeError: the arguments do not fit the workflow's signature.
+        SerializationError: an argument cannot be stored; the message names where it sits.
+        RunExistsError, RunConflictError: the chosen `run_id` is taken.
+        JournalError: the journal could not record it. In all cases nothing was recorded.
+
+    Inside a workflow body it starts a child run, recorded so that replay does not start
+    it again. Inside a step it is an ordinary start.
+
+    Example:
+        ``run = await start(fulfil, "A-17"); print(await run.result())``
+    """
+    if current_body() is not None:
+        return cast("Run[Any]", (await _start_in_body([(workflow, args, kwargs)]))[0])
+    return (await begin(await current_runtime(), [(workflow, args, kwargs)]))[0]
+
+
+async def start_many(
+    workflow: Workflow[..., R] | str, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+) -> list[Run[R]]:
+    """Start one run for each set of arguments, together in few transactions.
+
+    Args:
+        workflow: as for `start`.
+        arguments: for each run, a tuple of positional or a mapping of keyword arguments.
+
+    Returns:
+        The handles in the order of `arguments`, once all are recorded.
+
+    Example:
+        ``runs = await start_many(fulfil, [("A-17",), ("A-18",)])``
+    """
+    calls = calls_of(workflow, arguments)
+    if current_body() is not None:
+        return cast("list[Run[R]]", await _start_in_body(calls))
+    return await begin(await current_runtime(), calls)
+
+
+def get_run(run_id: str) -> Run[Any]:
+    """Return the handle of a run. Lazy: it is not looked up before it is asked something.
+
+    Example:
+        ``await get_run("order-17").status()``
+    """
+    return Run(run_id)
+
+
+def run(main: Coroutine[Any, Any, R], *, debug: bool | None = None) -> R:
+    """Run a program's main coroutine, on uvloop where it is installed; like `asyncio.run`.
+
+    Example:
+        ``durable.run(main())``
+    """
+    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new uvloop event loop, or asyncio's own where uvloop is not installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
+def calls_of(
+    workflow: object, arguments: Iterable[Sequence[Any] | Mapping[str, Any]]
+) -> list[Call]:
+    """Return the calls that `start_many` is asked for.
+
+    Raises:
+        TypeError: a run's arguments are neither a tuple (or list) nor a mapping.
+    """
+    calls: list[Call] = []
+    for given in arguments:
+        if isinstance(given, Mapping):
+            calls.append((workflow, (), dict(given)))
+        elif isinstance(given, (tuple, list)):
+            calls.append((workflow, tuple(given), {}))
+        else:
+            raise TypeError(f"start_many needs a tuple or a mapping for each run, got {given!r}")
+    return calls
+
+
+async def begin(access: Access, calls: Sequence[Call]) -> list[Run[Any]]:
+    """Check all calls, record them in one go, return the handles."""
+    return await _record(access, [_specify(access, *call) for call in calls])
+
+
+async def _record(access: Access, specs: Sequence[RunSpec]) -> list[Run[Any]]:
+    created = await (await access.port()).create(specs)
+    return [Run(made.run_id, access) for made in created]
+
+
+def _specify(
+    access: Access, workflow: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> RunSpec:
+    definition = resolve(workflow)
+    given = definition.bind(args, kwargs)
+    options = definition.settings
+    if options.deployment_id == "latest" and not _warned:
+        _warned.add("latest")
+        logger.warning(
+            'deployment_id="latest" changes nothing here: a journal has one current deployment, '
+            "the code that is running"
+        )
+    payload = access.payloads.encode_call(given, kwargs)
+    run_id = options.run_id or new_run_id(_clock.wall_us())
+    return RunSpec(run_id, definition.name, payload, options, definition=definition)
+
+
+def resolve(workflow: object) -> Workflow[..., Any]:
+    """Return the workflow that `start` was given, or the one registered under its name.
+
+    Raises:
+        NotAWorkflowError: it is neither. WorkflowNotRegisteredError: unknown name.
+    """
+    if isinstance(workflow, str):
+        return find(workflow)
+    if not isinstance(workflow, Workflow):
+        hint = " (a step is called, not started)" if isinstance(workflow, Step) else ""
+        raise NotAWorkflowError(
+            f"start() needs a @workflow function or the name of one, got {workflow!r}{hint}"
+        )
+    return workflow
+
+
+# --- inside bodies: a start is a step, and the child's id is derived from it -----------------
+
+
+async def _start_in_body(calls: Sequence[Call]) -> list[Run[Any]]:
+    for workflow, args, kwargs in calls:
+        resolve(workflow).bind(args, kwargs)
+    return await _start_children(list(calls), get_workflow_metadata().root_id)
+
+
+async def _start_in_step(calls: list[Call], root_id: str) -> list[Run[Any]]:
+    access = await current_runtime()
+    parent = get_step_metadata()
+    seq = parent.step_id.rpartition(":")[2]
+    specs = []
+    for index, call in enumerate(calls):
+        spec = _specify(access, *call)
+        child_id = spec.options.run_id or f"{parent.run_id}.{seq}" + (f".{index}" if index else "")
+        specs.append(
+            replace(
+                spec,
+                run_id=child_id,
+                options=replace(spec.options, run_id=child_id),
+                parent_id=parent.run_id,
+                root_id=root_id,
+            )
+        )
+    return await _record(access, specs)
+
+
+_start_children: Step[[list[Call], str], list[Run[Any]]] = Step(
+    _start_in_step, "durable.start", StepOptions(no_retry_on=DurableError)
+)

@@ -1,0 +1,109 @@
+"""Which runtime `start` and `get_run` use when none is named.
+
+Inside a step: the one that runs the step. Else the one opened last in the running loop.
+With none open, a default one is opened at ``$DURABLE_JOURNAL`` or ``./durable.db`` and
+closed together with its loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+from durable._authoring.context import current_attempt
+from durable._engine.payloads import EnginePayloads
+from durable._engine.ports import EnginePort
+from durable._journal.reader import Reader
+from durable._replay.body import Body
+from durable.errors import RuntimeNotRunningError
+
+DEFAULT_PATH = "durable.db"
+
+
+class Access(Protocol):
+    """A runtime, as far as handles of runs need it."""
+
+    payloads: EnginePayloads
+
+    @property
+    def reader(self) -> Reader:
+        """Answers questions from the journal."""
+
+    def live_body(self, run_id: str) -> Body | None:
+        """Return the body of a run that is in memory here."""
+
+    async def port(self) -> EnginePort:
+        """Return an engine that takes commands, wherever it is."""
+
+    async def open(self) -> None:
+        """Open the journal."""
+
+    async def close(self) -> None:
+        """Close it."""
+
+
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Access]] = WeakKeyDictionary()
+_defaults: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Access]] = (
+    WeakKeyDictionary()
+)
+_closers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = (
+    WeakKeyDictionary()
+)
+_factory: list[Callable[[str], Access]] = []
+
+
+def set_factory(factory: Callable[[str], Access]) -> None:
+    """Tell how a default runtime is made; called once by the module that defines it."""
+    _factory[:] = [factory]
+
+
+def opened(runtime: Access) -> None:
+    """Note that a runtime is open in the running loop."""
+    _open.setdefault(asyncio.get_running_loop(), []).append(runtime)
+
+
+def closed(runtime: Access, loop: asyncio.AbstractEventLoop) -> None:
+    """Note that a runtime is not open any more."""
+    if runtime in _open.get(loop, ()):
+        _open[loop].remove(runtime)
+
+
+async def current_runtime() -> Access:
+    """Return the runtime to use here, opening the default one if there is none.
+
+    Raises:
+        RuntimeNotRunningError: the runtime of this step has been closed.
+    """
+    attempt = current_attempt.get()
+    if attempt is not None:
+        return attempt.runtime  # type: ignore[return-value]  # only runtimes are put there
+    loop = asyncio.get_running_loop()
+    runtimes = _open.get(loop)
+    if runtimes:
+        return runtimes[-1]
+    opening = _defaults.get(loop)
+    if opening is None or (opening.done() and not runtimes):
+        opening = _defaults[loop] = asyncio.ensure_future(_open_default(loop))
+    return await asyncio.shield(opening)
+
+
+async def _open_default(loop: asyncio.AbstractEventLoop) -> Access:
+    if not _factory:
+        raise RuntimeNotRunningError("no runtime is open, and none can be made here")
+    runtime = _factory[0](os.environ.get("DURABLE_JOURNAL") or DEFAULT_PATH)
+    await runtime.open()
+    # asyncio.run and its kin close every asynchronous generator before they close the
+    # loop: the one way to be told in time.
+    closer = _closers[loop] = _close_at_end(runtime)
+    await anext(closer)
+    return runtime
+
+
+async def _close_at_end(runtime: Access) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await runtime.close()

@@ -1,0 +1,131 @@
+"""A run's history and status as people read them.
+
+Recorded values are previewed, never loaded: looking at a journal executes no code
+from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from durable._authoring.primitives import from_us
+from durable._journal.failure import decode_failure
+from durable._journal.records import FINISHED, RunRow
+from durable._replay.events import ANSWERS, Event, EventKind
+from durable._surface.current import Access
+
+
+class RunStatus(str):
+    """The status of a run as text, with details.
+
+    Attributes:
+        reason: why the run is blocked, else None.
+        waiting_for: what it waits for, such as ``"step app.charge (attempt 2)"``.
+    """
+
+    __slots__ = ("reason", "waiting_for")
+    reason: str | None
+    waiting_for: tuple[str, ...]
+
+    def __new__(
+        cls, status: str, reason: str | None = None, waiting_for: tuple[str, ...] = ()
+    ) -> RunStatus:
+        """Return `status` with its details."""
+        made = super().__new__(cls, status)
+        made.reason = reason
+        made.waiting_for = waiting_for
+        return made
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (RunStatus, (str(self), self.reason, self.waiting_for))
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """One event of a run.
+
+    Attributes:
+        seq: its number in the run, from 1; also the correlation id of what it creates.
+        kind: such as ``"step_completed"``.
+        name: of the workflow or step; how a wait was made; why an attempt ended.
+        at: when it happened (UTC).
+        ref: number of the event it answers, None for none.
+        due: when the wait or the next attempt is due (UTC), if it is about one.
+        value: preview of the recorded value; of an error, its type and message.
+    """
+
+    seq: int
+    kind: str
+    name: str
+    at: datetime
+    ref: int | None
+    due: datetime | None
+    value: object
+
+
+_ERRORS = frozenset({EventKind.RUN_FAILED, EventKind.STEP_FAILED, EventKind.STEP_RETRYING})
+_TEXTS = frozenset({EventKind.RUN_CANCELLED, EventKind.CANCEL_REQUESTED})
+
+
+async def read_events(access: Access, row: RunRow) -> list[HistoryEvent]:
+    """Return the history of a run, oldest event first."""
+    history = await access.reader.history(row.pk, row.run_id)
+    return [_shown(access, event) for event in history]
+
+
+def _shown(access: Access, event: Event) -> HistoryEvent:
+    kind = EventKind(event.kind)
+    return HistoryEvent(
+        seq=event.seq,
+        kind=kind.label,
+        name=event.name,
+        at=from_us(event.at),
+        ref=event.ref or None,
+        due=None if event.due is None else from_us(event.due),
+        value=None if event.payload is None else _value(access, kind, event.payload),
+    )
+
+
+def _value(access: Access, kind: EventKind, payload: bytes) -> object:
+    if kind in _TEXTS:
+        return payload.decode()
+    if kind in _ERRORS:
+        failure = decode_failure(payload, access.payloads.codec)
+        return f"{failure.error_type}: {failure.message}"
+    return access.payloads.preview(payload)
+
+
+async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
+    """Return what an unfinished run waits for, in the order in which it began to."""
+    if row.status in FINISHED:
+        return ()
+    body = access.live_body(row.run_id)
+    if body is not None:
+        opened = sorted([*body.steps.items(), *body.waits.items()], key=lambda item: item[0])
+        return tuple(
+            f"step {o.step.name} (attempt {o.attempt})" if seq in body.steps else _wait(o.due)
+            for seq, o in opened
+        )
+    return _open_in(await access.reader.history(row.pk, row.run_id))
+
+
+def _open_in(history: list[Event]) -> tuple[str, ...]:
+    pending: dict[int, str] = {}
+    attempts: dict[int, int] = {}
+    for event in history:
+        if event.kind == EventKind.STEP_CREATED:
+            pending[event.seq] = f"step {event.name} (attempt 1)"
+        elif event.kind == EventKind.STEP_RETRYING:
+            attempts[event.ref] = attempts.get(event.ref, 1) + 1
+            name = pending.get(event.ref, "").removesuffix(")").rpartition(" (")[0]
+            pending[event.ref] = f"{name} (attempt {attempts[event.ref]})"
+        elif event.kind == EventKind.WAIT_CREATED and event.name != "timer":
+            pending[event.seq] = _wait(event.due or 0)
+        elif event.kind in ANSWERS:
+            pending.pop(event.ref, None)
+    return tuple(pending.values())
+
+
+def _wait(due_us: int) -> str:
+    return f"sleep until {from_us(due_us).isoformat()}"

@@ -1,0 +1,242 @@
+"""`Run`: the handle of one durable execution.
+
+A handle is an id and the way to a runtime; it holds no state, pickles as its id, and
+asking it costs one read. Inside a workflow body its methods are recorded as steps, so
+that replay sees the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from datetime import datetime
+from typing import Any, Generic, TypeVar, cast
+
+from durable._authoring.context import current_body
+from durable._authoring.primitives import from_us
+from durable._authoring.step import Step, StepOptions
+from durable._journal.attributes import decode_attributes, decode_blocked
+from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, FAILED, RunRow
+from durable._surface.current import Access, current_runtime
+from durable._surface.history import HistoryEvent, RunStatus, read_events, waiting_for
+from durable.errors import (
+    InternalError,
+    WorkflowRunBlockedError,
+    WorkflowRunCancelledError,
+    WorkflowRunNotFoundError,
+)
+
+R = TypeVar("R", covariant=True)
+T = TypeVar("T")
+
+
+class Run(Generic[R]):
+    """The handle of a run; made by `start` and `get_run`.
+
+    Attributes:
+        run_id: the run's id.
+
+    Example:
+        ``run = await start(fulfil, "A-17"); receipt = await run``
+    """
+
+    def __init__(self, run_id: str, access: Access | None = None) -> None:
+        self.run_id = run_id
+        self._access = access
+
+    # --- the outcome ------------------------------------------------------------------
+
+    async def result(self, timeout: float | None = None) -> R:
+        """Wait for the run's end and return its result.
+
+        Args:
+            timeout: give up waiting after this many seconds; the run goes on.
+
+        Raises:
+            WorkflowRunFailedError: it failed; `__cause__` is the original exception.
+            WorkflowRunCancelledError: it was cancelled.
+            WorkflowRunBlockedError: it cannot go on before somebody acts.
+            WorkflowRunNotFoundError: there is no such run.
+            TimeoutError: `timeout` is over.
+        """
+        if current_body() is not None:
+            return cast(R, await _in_body_result(self.run_id, timeout))
+        access = await self._way()
+        async with asyncio.timeout(timeout):
+            port = await access.port()
+            row = await port.wait_end(self.run_id)
+        return cast(R, await _outcome(access, row))
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.result().__await__()
+
+    # --- what it is and does -------------------------------------------------------------
+
+    async def exists(self) -> bool:
+        """Tell whether the journal holds this run."""
+        return await self._asked("exists", self._exists)
+
+    async def status(self) -> RunStatus:
+        """Return its status: pending, running, completed, failed, cancelled or blocked.
+
+        The text carries `reason` (why it is blocked) and `waiting_for`.
+        """
+        return await self._asked("status", self._status)
+
+    async def workflow_name(self) -> str:
+        """Return the name of its workflow."""
+        return await self._asked("workflow_name", lambda: self._column(lambda row: row.workflow))
+
+    async def created_at(self) -> datetime:
+        """Return when it was created (UTC)."""
+        return await self._asked(
+            "created_at", lambda: self._column(lambda row: from_us(row.created_at))
+        )
+
+    async def started_at(self) -> datetime | None:
+        """Return when its body began (UTC), None while it is pending."""
+        return await self._asked(
+            "started_at", lambda: self._column(lambda row: _moment(row.started_at))
+        )
+
+    async def completed_at(self) -> datetime | None:
+        """Return when it ended, in whatever way (UTC), None before."""
+        return await self._asked(
+            "completed_at", lambda: self._column(lambda row: _moment(row.completed_at))
+        )
+
+    async def attributes(self) -> dict[str, str]:
+        """Return the attributes it was started with."""
+        return await self._asked(
+            "attributes", lambda: self._column(lambda row: decode_attributes(row.attributes))
+        )
+
+    async def parent_id(self) -> str | None:
+        """Return the id of the run that started it, if one did."""
+        return await self._asked("parent_id", lambda: self._column(lambda row: row.parent_id))
+
+    async def events(self) -> list[HistoryEvent]:
+        """Return its history for people. Recorded values are shown without running their code."""
+        return await self._asked("events", self._events)
+
+    # --- what can be asked of it ------------------------------------------------------------
+
+    async def cancel(self, reason: str | None = None) -> None:
+        """Ask the run to end: its body gets `CancelledError` at its await.
+
+        The body may clean up in `finally` within the runtime's grace time; a second call
+        ends the run at once. A finished run stays as it is. Returns when the request is durable.
+        """
+        await self._asked("cancel", lambda: self._cancel(reason), reason)
+
+    async def wake_up(self, correlation_ids: Iterable[int] | None = None) -> int:
+        """End pending sleeps before their time; return how many.
+
+        Args:
+            correlation_ids: sequence numbers of `wait_created` events; default: all sleeps.
+        """
+        chosen = None if correlation_ids is None else list(correlation_ids)
+        return await self._asked("wake_up", lambda: self._wake_up(chosen), chosen)
+
+    async def resume(self) -> None:
+        """Let a blocked run try again, after its code has been mended."""
+        await self._asked("resume", self._resume)
+
+    # --- how -------------------------------------------------------------------------------
+
+    async def _asked(
+        self, method: str, ask: Callable[[], Awaitable[T]], *args: object
+    ) -> T:
+        if current_body() is not None:
+            return cast(T, await _IN_BODY(self.run_id, method, args))
+        return await ask()
+
+    async def _way(self) -> Access:
+        return self._access if self._access is not None else await current_runtime()
+
+    async def _row(self) -> RunRow:
+        row = await (await self._way()).reader.run_by_id(self.run_id)
+        if row is None:
+            raise WorkflowRunNotFoundError(self.run_id)
+        return row
+
+    async def _column(self, column: Callable[[RunRow], T]) -> T:
+        return column(await self._row())
+
+    async def _exists(self) -> bool:
+        return await (await self._way()).reader.run_by_id(self.run_id) is not None
+
+    async def _status(self) -> RunStatus:
+        row = await self._row()
+        if row.status == BLOCKED:
+            return RunStatus(row.status, decode_blocked(row.blocked).reason)
+        return RunStatus(row.status, waiting_for=await waiting_for(await self._way(), row))
+
+    async def _events(self) -> list[HistoryEvent]:
+        return await read_events(await self._way(), await self._row())
+
+    async def _cancel(self, reason: str | None) -> None:
+        await (await (await self._way()).port()).cancel(self.run_id, reason)
+
+    async def _wake_up(self, chosen: list[int] | None) -> int:
+        return await (await (await self._way()).port()).wake_up(self.run_id, chosen)
+
+    async def _resume(self) -> None:
+        await (await (await self._way()).port()).resume(self.run_id)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.run_id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and other.run_id == self.run_id
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Run, (self.run_id,))
+
+
+def _moment(us: int | None) -> datetime | None:
+    return None if us is None else from_us(us)
+
+
+async def _outcome(access: Access, row: RunRow) -> object:
+    run_id = row.run_id
+    if row.status == BLOCKED:
+        blocked = decode_blocked(row.blocked)
+        raise WorkflowRunBlockedError(run_id, blocked.kind, blocked.reason)
+    end = await access.reader.last_event(row.pk, run_id)
+    if end is None:
+        raise WorkflowRunNotFoundError(run_id)
+    if row.status == CANCELLED:
+        reason = None if end.payload is None else end.payload.decode()
+        raise WorkflowRunCancelledError(run_id, reason)
+    if end.payload is None or row.status not in (COMPLETED, FAILED):
+        raise InternalError(f"run {run_id} ended as {row.status} without a payload")
+    if row.status == FAILED:
+        raise access.payloads.decode_run_failure(end.payload, run_id)
+    return access.payloads.decode(end.payload)
+
+
+# --- inside bodies: handles are asked in a step, so that the answer is recorded ---------------
+
+
+async def _ask_in_step(run_id: str, method: str, args: tuple[object, ...]) -> object:
+    run: Run[object] = Run(run_id)
+    return await getattr(run, method)(*args)
+
+
+async def _result_in_step(run_id: str, timeout: float | None) -> object:
+    run: Run[object] = Run(run_id)
+    return await run.result(timeout)
+
+
+# Asking again would not help: the answer of a run that has ended does not change.
+_ONCE = StepOptions(max_retries=0)
+_IN_BODY: Step[[str, str, tuple[object, ...]], object] = Step(
+    _ask_in_step, "durable.run", _ONCE
+)
+_in_body_result: Step[[str, float | None], object] = Step(
+    _result_in_step, "durable.run.result", _ONCE
+)

@@ -1,0 +1,389 @@
+"""`Runtime`: a journal opened in an event loop, as its owner or as a client of the owner.
+
+Owns opening and closing in the right order, and the change-over when an owner dies: the
+client that finds the lock free becomes the owner at once. Commands go to whatever engine
+is current; reading always happens here, from the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+
+from durable._authoring.workflow import KEEP_FOR_EVER, Workflow, check_retention
+from durable._base.clock import Clock, SystemClock
+from durable._base.duration import parse_duration
+from durable._engine.engine import Engine, EngineOptions
+from durable._engine.payloads import EnginePayloads
+from durable._engine.ports import Created, EnginePort, RunSpec
+from durable._engine.remote import RemoteEngine, serve
+from durable._journal.codec import Codec
+from durable._journal.control import ControlServer
+from durable._journal.control_client import ControlClient, OwnerLostError, own_or_connect
+from durable._journal.driver import DriverFactory, ThreadDriver
+from durable._journal.filesystem import canonical_journal_path, check_filesystem
+from durable._journal.journal import Journal
+from durable._journal.lock import OwnerInfo, OwnerLock
+from durable._journal.reader import Reader
+from durable._journal.records import RunRow
+from durable._journal.sockets import socket_path_of
+from durable._replay.body import Body
+from durable._surface import current
+from durable._surface.api import begin, calls_of
+from durable._surface.run import Run
+from durable.errors import ForkedJournalError, RuntimeClosedError, RuntimeNotRunningError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Duration = float | timedelta | str
+
+_alive: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+class Runtime:
+    """Runs workflows from one journal inside the running event loop.
+
+    Args:
+        path: the journal's file, made if it is missing; or a ``file:`` URI.
+        durability: ``"full"`` (default): what was acknowledged survives power loss.
+            ``"process"``: it survives the death of the process; a power loss may undo the
+            last seconds, never more, and never corrupts.
+        client: when another process owns the journal, work through it (default). False:
+            raise `JournalLockedError` that names the owner.
+        retention: how long finished runs are kept: seconds, a `timedelta` or text; default
+            30 days; None or ``"forever"`` keeps them.
+        drain_seconds: how long closing waits for running attempts. Default 5.
+        grace: how long a cancelled run may clean up. Default 30 seconds.
+        threads: how many sync steps run at once. Default 32.
+        processes: how many worker processes steps with ``executor="process"`` may use.
+            Default: the number of processors.
+        codec: how values become bytes; default pickle with cloudpickle where needed.
+        idle_runs: how many waiting runs stay in memory. Default 1000.
+        allow_unsafe_filesystem: accept a network or virtual filesystem, at your risk.
+        clock, driver: seams for tests and simulation.
+
+    Example:
+        >>> async def main() -> None:
+        ...     async with Runtime("app.db"):
+        ...         run = await start(fulfil, "A-17")
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Literal["full", "process"] = "full",
+        client: bool = True,
+        retention: Duration | Literal["forever"] | None = "30 days",
+        drain_seconds: float = 5.0,
+        grace: Duration = 30.0,
+        threads: int = 32,
+        processes: int | None = None,
+        codec: Codec | None = None,
+        idle_runs: int = 1000,
+        allow_unsafe_filesystem: bool = False,
+        clock: Clock | None = None,
+        driver: DriverFactory = ThreadDriver,
+    ) -> None:
+        self.path = canonical_journal_path(path)
+        self.payloads = EnginePayloads(codec or Codec())
+        self._durability = durability
+        self._client = client
+        self._allow_unsafe = allow_unsafe_filesystem
+        self._clock = clock or SystemClock()
+        self._driver = driver
+        self._options = EngineOptions(
+            retention_us=KEEP_FOR_EVER if retention is None else check_retention(retention),
+            grace_us=parse_duration(grace, what="grace"),
+            drain_seconds=drain_seconds,
+            threads_max=threads,
+            processes_max=processes,
+            idle_runs_max=idle_runs,
+        )
+        self._lock = OwnerLock(self.path)
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._journal: Journal | None = None
+        self._engine: Engine | None = None
+        self._server: ControlServer | None = None
+        self._remote: RemoteEngine | None = None
+        self._changing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # --- opening and closing -----------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open the journal in the running loop and recover; ``async with`` does this.
+
+        Raises:
+            JournalLockedError: another process owns it and `client` is False, or this
+                process has it open already.
+            UnsafeFilesystemError: it lies where SQLite's WAL is unsafe.
+            JournalError: it cannot be opened.
+        """
+        if self._loop is not None:
+            raise RuntimeNotRunningError("a Runtime is opened once: make a new one to open again")
+        self._loop = asyncio.get_running_loop()
+        check_filesystem(self.path, allow_unsafe=self._allow_unsafe)
+        try:
+            await self._take_part()
+        except BaseException:
+            self._closed = True
+            self._lock.release()
+            raise
+        _alive.add(self)
+        current.opened(self)
+
+    async def _take_part(self) -> None:
+        """Become the journal's owner, or a client of its owner."""
+        info: OwnerInfo = {"since": self._clock.wall_us(), "command": " ".join(sys.argv)[:300]}
+        if self._client:
+            connection = await own_or_connect(self._lock, info)
+        else:
+            connection = None
+            if not self._lock.acquire(info):
+                raise self._lock.locked_error()
+        if connection is None:
+            await self._own()
+        else:
+            await self._follow(connection)
+
+    async def _own(self) -> None:
+        server = ControlServer(socket_path_of(self.path), self._answer)
+        self._lock.publish({"socket": server.bind()})
+        self._server = server
+        try:
+            await self._drop_reader()
+            self._journal = await self._open_journal(owner=True)
+            self._engine = Engine(
+                self._journal, self.payloads, self._clock, self._options, self
+            )
+            await self._engine.open()
+            await server.start()
+        except BaseException:
+            await server.close(self._lock.release)
+            raise
+
+    async def _follow(self, connection: ControlClient) -> None:
+        self._remote = RemoteEngine(connection)
+        if self._journal is None:
+            self._journal = await self._open_journal(owner=False)
+        connection.lost.add_done_callback(self._owner_lost)
+
+    async def _open_journal(self, *, owner: bool) -> Journal:
+        return await Journal.open(
+            self.path,
+            clock=self._clock,
+            codec=self.payloads.codec,
+            durability=self._durability,
+            driver_factory=self._driver,
+            owner=owner,
+        )
+
+    async def _drop_reader(self) -> None:
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            await journal.close()
+
+    async def close(self) -> None:
+        """Wait for running attempts up to `drain_seconds`, then park the runs and close.
+
+        Runs that are going on are continued when the journal is opened again. Twice is fine.
+        """
+        if self._closed or self._loop is None:
+            return
+        self._closed = True
+        current.closed(self, self._loop)
+        _alive.discard(self)
+        if self._changing is not None:
+            self._changing.cancel()
+            await asyncio.wait([self._changing])
+        if self._server is not None:
+            self._server.retire()
+        if self._engine is not None:
+            await self._engine.close()
+        if self._server is not None:
+            await self._server.close(self._lock.release)
+        if self._remote is not None:
+            await self._remote.client.close()
+        if self._journal is not None:
+            await self._journal.close()
+        self._lock.release()
+
+    def abandon(self) -> None:
+        """Let go without waiting, because the process or the loop ends; loses nothing."""
+        self._closed = True
+        if self._engine is not None:
+            self._engine.abandon()
+
+    # --- the current engine -----------------------------------------------------------------
+
+    async def _answer(self, method: str, fields: dict[str, object]) -> dict[str, object]:
+        if self._engine is None:
+            raise RuntimeClosedError("the owner of the journal is still opening it")
+        return await serve(self._engine)(method, fields)
+
+    def _owner_lost(self, lost: asyncio.Future[str]) -> None:
+        if not lost.cancelled() and not self._closed and self._loop is not None:
+            self._change_over()
+
+    def _change_over(self) -> asyncio.Task[None]:
+        if self._changing is None or self._changing.done():
+            self._remote = None
+            self._changing = asyncio.get_running_loop().create_task(self._take_part())
+        return self._changing
+
+    async def port(self) -> EnginePort:
+        """Return the port that commands go to; for handles of runs."""
+        self._require_open()
+        return _Port(self)
+
+    async def engine(self) -> EnginePort:
+        """Return the engine that is current: our own, or the owner's."""
+        self._require_open()
+        while self._engine is None and self._remote is None:
+            await asyncio.shield(self._change_over())
+        engine = self._engine or self._remote
+        assert engine is not None
+        return engine
+
+    def lost(self, engine: EnginePort) -> None:
+        """Note that a call to `engine` found its process gone."""
+        if engine is self._remote:
+            self._change_over()
+
+    def _require_open(self) -> None:
+        if self._pid != os.getpid():
+            raise ForkedJournalError(
+                f"the journal {self.path} was opened by process {self._pid} before a fork: "
+                "open a Runtime of its own in the child"
+            )
+        if self._closed:
+            raise RuntimeClosedError(
+                f"the runtime of {self.path} is closed: open it again to go on"
+            )
+        if self._loop is None:
+            raise RuntimeNotRunningError(
+                f"the runtime of {self.path} is not open: use it in `async with`"
+            )
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeNotRunningError(
+                f"the runtime of {self.path} belongs to another event loop: open one in this loop"
+            )
+
+    @property
+    def reader(self) -> Reader:
+        """Answers questions from the journal."""
+        self._require_open()
+        assert self._journal is not None
+        return self._journal.reader
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether this runtime executes the journal's runs, as opposed to being a client."""
+        return self._engine is not None
+
+    @property
+    def journal(self) -> Journal:
+        """The journal, for inspection and measurements."""
+        assert self._journal is not None
+        return self._journal
+
+    def live_body(self, run_id: str) -> Body | None:
+        """Return the body of a run that is in memory here."""
+        run = None if self._engine is None else self._engine.scheduler.get(run_id)
+        return None if run is None else run.body
+
+    # --- what users call ------------------------------------------------------------------------
+
+    @overload
+    async def start(
+        self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Run[R]: ...
+    @overload
+    async def start(self, workflow: str, /, *args: Any, **kwargs: Any) -> Run[Any]: ...
+    async def start(self, workflow: Any, /, *args: Any, **kwargs: Any) -> Run[Any]:
+        """Start a run on this runtime; see `durable.start`."""
+        self._require_open()
+        return (await begin(self, [(workflow, args, kwargs)]))[0]
+
+    async def start_many(
+        self,
+        workflow: Workflow[..., R] | str,
+        arguments: Iterable[Sequence[Any] | Mapping[str, Any]],
+        /,
+    ) -> list[Run[R]]:
+        """Start one run for each set of arguments; see `durable.start_many`."""
+        self._require_open()
+        return cast("list[Run[R]]", await begin(self, calls_of(workflow, arguments)))
+
+    def get_run(self, run_id: str) -> Run[Any]:
+        """Return the handle of a run of this journal; lazy."""
+        return Run(run_id, self)
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.path}>"
+
+
+class _Port:
+    """Sends each command to the engine that is current, again if its process is lost."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
+        """See `EnginePort`."""
+        return cast("list[Created]", await self._ask("create", specs))
+
+    async def wait_end(self, run_id: str) -> RunRow:
+        """See `EnginePort`."""
+        return cast(RunRow, await self._ask("wait_end", run_id))
+
+    async def cancel(self, run_id: str, reason: str | None) -> None:
+        """See `EnginePort`."""
+        await self._ask("cancel", run_id, reason)
+
+    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
+        """See `EnginePort`."""
+        return cast(int, await self._ask("wake_up", run_id, waits))
+
+    async def resume(self, run_id: str) -> None:
+        """See `EnginePort`."""
+        await self._ask("resume", run_id)
+
+    async def _ask(self, method: str, *args: object) -> object:
+        while True:
+            engine = await self._runtime.engine()
+            try:
+                return await getattr(engine, method)(*args)
+            except OwnerLostError:
+                self._runtime.lost(engine)
+
+
+def _abandon_all() -> None:
+    """At the interpreter's end: no body is unwound, no thread is waited for."""
+    for runtime in list(_alive):
+        runtime.abandon()
+
+
+atexit.register(_abandon_all)
+current.set_factory(Runtime)

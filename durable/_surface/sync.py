@@ -1,0 +1,293 @@
+"""`SyncRuntime`: the runtime for programs without an event loop of their own.
+
+Owns one daemon thread with one event loop, on which an ordinary `Runtime` lives, and
+blocking versions of the methods of `Runtime` and `Run`. It adds no behaviour: each
+method hands its call to the loop and waits. Any thread may call, several at once, but
+not code that runs on that loop itself. Giving up a wait (a time limit, Ctrl-C) ends the
+wait and nothing else: the run goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
+from os import PathLike
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from durable._authoring.workflow import Workflow
+from durable._surface.history import HistoryEvent, RunStatus
+from durable._surface.run import Run
+from durable._surface.runtime import Runtime
+from durable.errors import RuntimeClosedError, RuntimeNotRunningError, WrongContextError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+logger = logging.getLogger("durable")
+
+# What closing may take beyond the runtime's own deadline for running attempts.
+_CLOSE_SECONDS = 10.0
+
+
+class SyncRuntime:
+    """A `Runtime` in a thread of its own, for scripts and programs with a main loop of another kind.
+
+    Args:
+        path, options: as for `Runtime`.
+
+    Raises on opening whatever `Runtime` raises. Leaving the `with` block drains and
+    parks like `async with Runtime(...)`; a program that ends without it loses nothing.
+
+    Example:
+        ``with SyncRuntime("app.db") as rt: print(rt.start(fulfil, "A-17").result())``
+    """
+
+    def __init__(self, path: str | PathLike[str], **options: Any) -> None:
+        self._make = lambda: Runtime(path, **options)
+        self._drain_seconds = float(options.get("drain_seconds") or 0.0)
+        self._host: _Host | None = None
+
+    def __enter__(self) -> SyncRuntime:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Open the journal and recover; `with` does it.
+
+        Raises:
+            RuntimeError: it is open already.
+        """
+        if self._host is not None and not self._host.over:
+            raise RuntimeError("this SyncRuntime is open already: open each one once")
+        host = _Host(self._make)
+        host.open()
+        self._host = host
+
+    def close(self) -> None:
+        """Drain running attempts up to the deadline, park the rest, end the thread.
+
+        Takes at most `drain_seconds` and 10 seconds; the journal is safe either way.
+        Closing what is closed does nothing.
+        """
+        if self._host is not None:
+            self._host.close(self._drain_seconds + _CLOSE_SECONDS)
+
+    @overload
+    def start(
+        self, workflow: Workflow[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> SyncRun[R]: ...
+    @overload
+    def start(self, workflow: str, /, *args: Any, **kwargs: Any) -> SyncRun[Any]: ...
+    def start(self, workflow: Any, /, *args: Any, **kwargs: Any) -> SyncRun[Any]:
+        """Start a run; returns as soon as it is recorded. See `durable.start`."""
+        host = self._opened()
+        return SyncRun(host.call(lambda: host.runtime.start(workflow, *args, **kwargs)), host)
+
+    def start_many(
+        self,
+        workflow: Workflow[..., R] | str,
+        arguments: Iterable[Sequence[Any] | Mapping[str, Any]],
+        /,
+    ) -> list[SyncRun[R]]:
+        """Start one run for each set of arguments. See `durable.start_many`."""
+        host = self._opened()
+        given = list(arguments)  # here, because the iterable may block
+        runs = host.call(lambda: host.runtime.start_many(workflow, given))
+        return [SyncRun(run, host) for run in runs]
+
+    def get_run(self, run_id: str) -> SyncRun[Any]:
+        """Return the handle of a run, without looking it up."""
+        host = self._opened()
+        return SyncRun(host.runtime.get_run(run_id), host)
+
+    def _opened(self) -> _Host:
+        if self._host is None:
+            raise RuntimeNotRunningError(
+                "this SyncRuntime is not open: use it in a `with` block, or call open() first"
+            )
+        return self._host
+
+
+class SyncRun(Generic[R]):
+    """The handle of a run, with the methods of `Run` in blocking form."""
+
+    def __init__(self, run: Run[R], host: _Host) -> None:
+        self._run = run
+        self._host = host
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._run.run_id
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the run's end and return its result. See `Run.result`.
+
+        Ctrl-C and `timeout` (seconds, then TimeoutError) end the waiting, not the run.
+        """
+        return self._host.call(lambda: self._run.result(timeout))
+
+    def exists(self) -> bool:
+        """Tell whether the journal holds this run."""
+        return self._host.call(self._run.exists)
+
+    def status(self) -> RunStatus:
+        """Return its status, as text with details."""
+        return self._host.call(self._run.status)
+
+    def workflow_name(self) -> str:
+        """Return the name of its workflow."""
+        return self._host.call(self._run.workflow_name)
+
+    def created_at(self) -> datetime:
+        """Return when it was created (UTC)."""
+        return self._host.call(self._run.created_at)
+
+    def started_at(self) -> datetime | None:
+        """Return when its body began (UTC), None while it is pending."""
+        return self._host.call(self._run.started_at)
+
+    def completed_at(self) -> datetime | None:
+        """Return when it ended (UTC), None before."""
+        return self._host.call(self._run.completed_at)
+
+    def attributes(self) -> dict[str, str]:
+        """Return the attributes it was started with."""
+        return self._host.call(self._run.attributes)
+
+    def parent_id(self) -> str | None:
+        """Return the id of the run that started it, if one did."""
+        return self._host.call(self._run.parent_id)
+
+    def events(self) -> list[HistoryEvent]:
+        """Return its history for people."""
+        return self._host.call(self._run.events)
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Ask the run to end. See `Run.cancel`."""
+        self._host.call(lambda: self._run.cancel(reason))
+
+    def wake_up(self, correlation_ids: Iterable[int] | None = None) -> int:
+        """End pending sleeps before their time; return how many. See `Run.wake_up`."""
+        return self._host.call(lambda: self._run.wake_up(correlation_ids))
+
+    def resume(self) -> None:
+        """Let a blocked run try again, after its code has been mended."""
+        self._host.call(self._run.resume)
+
+    def __repr__(self) -> str:
+        return f"<SyncRun {self.run_id}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SyncRun) and other.run_id == self.run_id
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
+
+
+class _Host:
+    """The thread, its loop and the runtime on it, for one opening."""
+
+    runtime: Runtime
+
+    def __init__(self, make: Callable[[], Runtime]) -> None:
+        self._make = make
+        self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._work, name="durable-sync", daemon=True)
+        self._loop: AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self.over = False
+
+    def open(self) -> None:
+        self._thread.start()
+        try:
+            self._ready.result()
+        except BaseException:  # Ctrl-C included: then nobody will close it
+            self.close(0.0)
+            raise
+
+    def _work(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_new_loop) as runner:
+                runner.run(self._live())
+        except BaseException as error:
+            if self._ready.done():
+                logger.exception("the runtime could not be closed properly; the journal is safe")
+            else:
+                self._ready.set_exception(error)
+        finally:
+            self.over = True
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self.runtime = self._make()
+        async with self.runtime:
+            self._ready.set_result(None)
+            await self._stop.wait()
+            self.over = True
+
+    def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await `make()` on the loop and return its result; blocks the calling thread."""
+        if threading.current_thread() is self._thread:
+            raise WrongContextError(
+                "a SyncRuntime was called from its own event loop, which would wait for itself "
+                "for ever: use the functions of `durable` with `await` there"
+            )
+        loop = self._loop
+        if loop is None or self.over:
+            raise RuntimeClosedError("this SyncRuntime is closed: runs go on when it is opened")
+        work = _awaited(make)
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError:  # the loop was closed just now
+            work.close()
+            raise RuntimeClosedError("this SyncRuntime was closed meanwhile") from None
+        try:
+            return waiting.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeClosedError(
+                "this SyncRuntime was closed while a call was waiting: runs go on when it is opened"
+            ) from None
+        finally:
+            waiting.cancel()  # Ctrl-C ends the waiting on the loop as well; else it is done
+
+    def close(self, seconds: float) -> None:
+        """End the runtime, the loop and the thread; give up waiting after so many seconds."""
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            try:
+                loop.call_soon_threadsafe(stop.set)
+            except RuntimeError:
+                pass  # the loop is closed already
+        if threading.current_thread() is not self._thread:
+            self._thread.join(seconds)
+        if self._thread.is_alive() and seconds > 0:
+            logger.warning("the runtime is not closed after %g s: leaving it behind", seconds)
+
+
+async def _awaited(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    return await make()
+
+
+def _new_loop() -> AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,344 @@
+"""A disk that breaks on command: a SQLite VFS in pure Python, through ctypes.
+
+It copies the default VFS of the very SQLite library that `_sqlite3` uses, registers the
+copy under its own name, and puts itself between SQLite and the files of a journal (main
+database, -wal, rollback journal). Every write, sync, truncate and delete is one numbered
+operation. At operation n it can kill the process (before it, or after half of the write),
+fail once or until cleared, or play a full disk; it can also record every operation, so
+that the states a power cut may leave behind can be built (see `states`).
+
+Unmodified `sqlite3` and `aiosqlite` use it, either for one file by a URI
+(``file:/x/app.db?vfs=faultfs``) or for every file opened afterwards (``default=True``).
+Reads, locks and shared memory go to the real VFS untouched. Operations on other threads
+are numbered in the order in which they arrive here.
+
+It does not lie about success: what it reports as done has been done.
+"""
+
+from __future__ import annotations
+
+import _sqlite3
+import ctypes
+import ctypes.util
+import os
+import signal
+import sqlite3
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+OK = 0
+FULL = 13
+IOERR = 10
+ERRORS = {
+    "write": IOERR | 3 << 8,
+    "sync": IOERR | 4 << 8,
+    "truncate": IOERR | 6 << 8,
+    "delete": IOERR | 10 << 8,
+}
+FOREVER = 1 << 60  # for `Fault.times`: until `FaultFS.disarm`
+# SQLITE_OPEN_MAIN_DB, _MAIN_JOURNAL and _WAL: the files whose operations count.
+JOURNAL_FILES = 0x100 | 0x800 | 0x80000
+
+Action = Literal["kill", "kill-half", "ioerr", "full"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong, and when.
+
+    Args:
+        at: number of the operation, 1 = the first after `FaultFS.arm`.
+        action: ``kill`` = SIGKILL just before it; ``kill-half`` = after half of that write;
+            ``ioerr`` = report an I/O error; ``full`` = report a full disk, for writes
+            that would make a file longer (others succeed, as on a real full disk).
+        times: how many operations fail before the disk works again; default one.
+        only: kinds of operation that can fail; default all.
+        keep: share of a failing write that reaches the file all the same.
+    """
+
+    at: int
+    action: Action
+    times: int = 1
+    only: frozenset[str] = frozenset(ERRORS)
+    keep: float = 0.0
+
+
+class Op(NamedTuple):
+    """One recorded operation; for ``mark`` the file is the label given to `FaultFS.mark`."""
+
+    kind: str  # write, sync, truncate, delete, mark
+    file: str
+    offset: int = 0  # of a write; the new size of a truncate; 1 = a delete that was synced
+    data: bytes = b""
+
+
+_P = ctypes.c_void_p
+_INT = ctypes.c_int
+_I64 = ctypes.c_int64
+_OPEN = ctypes.CFUNCTYPE(_INT, _P, _P, _P, _INT, _P)
+_DELETE = ctypes.CFUNCTYPE(_INT, _P, _P, _INT)
+_WRITE = ctypes.CFUNCTYPE(_INT, _P, _P, _INT, _I64)
+_TRUNCATE = ctypes.CFUNCTYPE(_INT, _P, _I64)
+_SYNC = ctypes.CFUNCTYPE(_INT, _P, _INT)
+_SIZE = ctypes.CFUNCTYPE(_INT, _P, ctypes.POINTER(_I64))
+
+
+class _Vfs(ctypes.Structure):
+    """`struct sqlite3_vfs`, version 3; what is not overridden is an opaque pointer."""
+
+    _fields_ = [
+        ("iVersion", _INT),
+        ("szOsFile", _INT),
+        ("mxPathname", _INT),
+        ("pNext", _P),
+        ("zName", ctypes.c_char_p),
+        ("pAppData", _P),
+        ("xOpen", _P),
+        ("xDelete", _P),
+        *((f"other{i}", _P) for i in range(14)),
+    ]
+
+
+class _Methods(ctypes.Structure):
+    """`struct sqlite3_io_methods`, version 3."""
+
+    _fields_ = [
+        ("iVersion", _INT),
+        ("xClose", _P),
+        ("xRead", _P),
+        ("xWrite", _P),
+        ("xTruncate", _P),
+        ("xSync", _P),
+        ("xFileSize", _P),
+        *((f"other{i}", _P) for i in range(12)),
+    ]
+
+
+class _File(ctypes.Structure):
+    """`struct sqlite3_file`: its first and only public member."""
+
+    _fields_ = [("pMethods", _P)]
+
+
+def _load_library() -> ctypes.CDLL:
+    """Return the SQLite that `sqlite3` itself runs on, never another copy."""
+    built_in = getattr(_sqlite3, "__file__", None)  # absent where it is linked statically
+    for name in (built_in, ctypes.util.find_library("sqlite3")):
+        library = ctypes.CDLL(name)
+        try:
+            library.sqlite3_libversion.restype = ctypes.c_char_p
+        except AttributeError:
+            continue
+        if library.sqlite3_libversion().decode() == sqlite3.sqlite_version:
+            return library
+    raise RuntimeError(f"no loadable SQLite {sqlite3.sqlite_version}: the shim cannot be installed")
+
+
+class FaultFS:
+    """The installed shim; get it from `install`."""
+
+    def __init__(self, name: str, *, default: bool) -> None:
+        self.name = name
+        self.count = 0  # operations since the last arm()
+        self.fired = 0  # how often the armed fault has happened
+        self.ops: list[Op] | None = None  # filled while recording
+        self._fault: Fault | None = None
+        self._lock = threading.Lock()
+        self._files: dict[int, str] = {}  # address of the sqlite3_file -> path
+        self._methods: dict[int, _Methods] = {}  # address of the original -> our copy
+        self._register(default)
+
+    # --- what tests call ---
+
+    def arm(self, fault: Fault) -> None:
+        """Restart the count and let `fault` happen at its operation."""
+        with self._lock:
+            self._fault, self.fired, self.count = fault, 0, 0
+
+    def disarm(self) -> None:
+        """End the fault: the disk works again. `count` and `fired` stay readable."""
+        with self._lock:
+            self._fault = None
+
+    def record(self) -> list[Op]:
+        """Begin a recording, and return the list that it fills from now on."""
+        self.ops = []
+        return self.ops
+
+    def mark(self, label: str) -> None:
+        """Put `label` into the recording: what it stands for was acknowledged by now."""
+        if self.ops is not None:
+            self.ops.append(Op("mark", label))
+
+    # --- decisions ---
+
+    def _next(self, kind: str, grows: Callable[[], bool]) -> Fault | None:
+        """Number one operation; return the fault that it meets, if any."""
+        with self._lock:
+            self.count += 1
+            fault = self._fault
+            if fault is None or self.count < fault.at or self.fired >= fault.times:
+                return None
+            if kind not in fault.only or (fault.action == "full" and not grows()):
+                return None
+            self.fired += 1
+            return fault
+
+    def _meet(self, kind: str, grows: Callable[[], bool] = lambda: False) -> tuple[int, float]:
+        """Return (SQLite result code, share to write) for one operation, or die."""
+        fault = self._next(kind, grows)
+        if fault is None:
+            return OK, 1.0
+        if fault.action == "kill-half" and kind == "write":
+            return OK, 0.5
+        if fault.action in ("kill", "kill-half"):
+            _die()
+        return (FULL if fault.action == "full" else ERRORS[kind]), fault.keep
+
+    def _note(self, op: Op) -> None:
+        if self.ops is not None:
+            self.ops.append(op)
+
+    # --- the four operations, called by SQLite ---
+
+    def _write(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
+        code, share = self._meet("write", lambda: offset + size > raw.size(file))
+        kept = int(size * share)
+        if kept:
+            result: int = raw.write(file, data, kept, offset)
+            if result != OK:
+                return result
+            self._note(Op("write", self._files[file], offset, ctypes.string_at(data, kept)))
+        if code == OK and kept < size:
+            _die()
+        return code
+
+    def _sync(self, raw: _Raw, file: int, flags: int) -> int:
+        code, _ = self._meet("sync")
+        if code != OK:
+            return code
+        result: int = raw.sync(file, flags)
+        if result == OK:
+            self._note(Op("sync", self._files[file]))
+        return result
+
+    def _truncate(self, raw: _Raw, file: int, size: int) -> int:
+        code, _ = self._meet("truncate")
+        if code != OK:
+            return code
+        result: int = raw.truncate(file, size)
+        if result == OK:
+            self._note(Op("truncate", self._files[file], size))
+        return result
+
+    def _delete(self, _vfs: int, name: int, sync_directory: int) -> int:
+        code, _ = self._meet("delete")
+        if code != OK:
+            return code
+        result: int = self._raw_delete(self._original, name, sync_directory)
+        if result == OK:
+            path = os.fsdecode(ctypes.string_at(name))
+            self._note(Op("delete", path, int(sync_directory != 0)))
+        return result
+
+    def _open(self, _vfs: int, name: int | None, file: int, flags: int, out: int | None) -> int:
+        result: int = self._raw_open(self._original, name, file, flags, out)
+        opened = _File.from_address(file)
+        if result == OK and name and flags & JOURNAL_FILES and opened.pMethods:
+            self._files[file] = os.fsdecode(ctypes.string_at(name))
+            opened.pMethods = ctypes.addressof(self._wrapped(opened.pMethods))
+        return result
+
+    # --- installation ---
+
+    def _wrapped(self, address: int) -> _Methods:
+        """Return our copy of the method table at `address`, made once per table."""
+        if address not in self._methods:
+            methods = _Methods.from_buffer_copy(_Methods.from_address(address))
+            raw = _Raw(methods)
+            methods.xWrite = _pointer(_WRITE, lambda *a: self._write(raw, *a))
+            methods.xSync = _pointer(_SYNC, lambda *a: self._sync(raw, *a))
+            methods.xTruncate = _pointer(_TRUNCATE, lambda *a: self._truncate(raw, *a))
+            self._methods[address] = methods
+        return self._methods[address]
+
+    def _register(self, default: bool) -> None:
+        library = _load_library()
+        library.sqlite3_vfs_find.restype = _P
+        library.sqlite3_vfs_find.argtypes = [ctypes.c_char_p]
+        library.sqlite3_vfs_register.argtypes = [_P, _INT]
+        # The original is called with its own address: SQLite's unix VFS looks into it.
+        self._original = library.sqlite3_vfs_find(None)
+        original = _Vfs.from_address(self._original)
+        if original.iVersion < 3:
+            raise RuntimeError(f"unknown sqlite3_vfs version {original.iVersion}")
+        self._raw_open = _OPEN(original.xOpen)
+        self._raw_delete = _DELETE(original.xDelete)
+        self._vfs = _Vfs.from_buffer_copy(original)
+        self._vfs.zName = self.name.encode()
+        self._vfs.xOpen = _pointer(_OPEN, self._open)
+        self._vfs.xDelete = _pointer(_DELETE, self._delete)
+        code = library.sqlite3_vfs_register(ctypes.addressof(self._vfs), int(default))
+        if code != OK:
+            raise RuntimeError(f"sqlite3_vfs_register answered {code}")
+        _keep_for_ever(self)
+
+
+class _Raw:
+    """The original methods of one kind of file."""
+
+    def __init__(self, methods: _Methods) -> None:
+        self.write = _WRITE(methods.xWrite)
+        self.sync = _SYNC(methods.xSync)
+        self.truncate = _TRUNCATE(methods.xTruncate)
+        self._size = _SIZE(methods.xFileSize)
+
+    def size(self, file: int) -> int:
+        found = _I64(0)
+        self._size(file, ctypes.byref(found))
+        return found.value
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL came back")
+
+
+def _keep_for_ever(thing: object) -> None:
+    # SQLite keeps bare addresses, also while the interpreter tears its modules down.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def _pointer(prototype: Any, function: Callable[..., int]) -> int | None:
+    """Return the C address of `function`; an exception in it becomes an I/O error."""
+
+    def guarded(*args: Any) -> int:
+        try:
+            return function(*args)
+        except Exception:
+            # ctypes would print it and return 0, which SQLite takes for success.
+            os.write(2, b"faultfs: a callback raised\n")
+            traceback.print_exc()
+            return IOERR
+
+    callback = prototype(guarded)
+    _keep_for_ever(callback)
+    return ctypes.cast(callback, _P).value
+
+
+_installed: FaultFS | None = None
+
+
+def install(*, default: bool = False) -> FaultFS:
+    """Register the VFS ``faultfs`` in this process, once, and return it.
+
+    Args:
+        default: also make it the VFS of every database opened from now on.
+    """
+    global _installed
+    if _installed is None:
+        _installed = FaultFS("faultfs", default=default)
+    return _installed

@@ -1,0 +1,159 @@
+"""Plays scenarios in forked children, so that a trial does not pay for the imports.
+
+`durable` is imported once in a process without threads and without a running loop; each
+trial is a fork of it, on a journal of its own, with a fault armed on its disk. The server
+reads one JSON request per line and answers with how the child ended.
+
+The child leaves by `os._exit`, so nothing tidies up behind it; it is killed, with the
+stacks of its threads in the error file, when it hangs for `HANG_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import json
+import os
+import subprocess
+import sys
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parents[2]
+HANG_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """Play `scenario` in `directory`.
+
+    Attributes:
+        phase: number of this process on the journal; its ledger is ``ledger.<phase>``.
+        fault: fields of `faultfs.Fault`, or None for a good disk.
+        known: ids of runs that must be seen finished.
+        record: whether to write the recording of all operations to ``ops.<phase>``.
+    """
+
+    scenario: str
+    directory: str
+    phase: int = 1
+    fault: dict[str, Any] | None = None
+    known: list[str] = field(default_factory=list)
+    record: bool = False
+
+    @property
+    def place(self) -> Path:
+        """The trial's directory."""
+        return Path(self.directory)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended.
+
+    Attributes:
+        code: exit code; negative = killed by that signal.
+        operations: operations since the fault was armed (0 when killed).
+        fired: how often the fault happened (0 when killed).
+        errors: what it wrote to stderr.
+    """
+
+    code: int
+    operations: int
+    fired: int
+    errors: str
+
+
+class ForkServer:
+    """Client side: ``with ForkServer() as server: server.play(Request(...))``."""
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-W", "error", "-m", "tests.crash.forkserver"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=ROOT
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.communicate()
+
+    def play(self, request: Request) -> Outcome:
+        """Run one child to its end."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asdict(request)) + "\n")
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the fork server ended with {self._process.wait()}")
+        return Outcome(**json.loads(answer))
+
+
+# --- the server -------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Answer requests until stdin ends."""
+    from tests.crash import faultfs, scenarios  # noqa: F401 - imported before the first fork
+
+    faultfs.install(default=True)
+    for line in sys.stdin:
+        request = Request(**json.loads(line))
+        print(json.dumps(asdict(_fork(request))), flush=True)
+
+
+def _fork(request: Request) -> Outcome:
+    report = request.place / f"report.{request.phase}"
+    errors = request.place / f"errors.{request.phase}"
+    child = os.fork()
+    if child == 0:
+        _live(request, report, errors)
+    _, status = os.waitpid(child, 0)
+    found = json.loads(report.read_text()) if report.exists() else {"operations": 0, "fired": 0}
+    return Outcome(os.waitstatus_to_exitcode(status), errors=errors.read_text(), **found)
+
+
+def _live(request: Request, report: Path, errors: Path) -> None:
+    """Be the child: never returns."""
+    code = 1
+    try:
+        descriptor = os.open(errors, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
+        os.dup2(descriptor, 2)
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        _play(request, report)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _play(request: Request, report: Path) -> None:
+    from tests.crash import faultfs, scenarios
+    from tests.crash.states import dump
+
+    disk = faultfs.install()
+    ops = disk.record() if request.record else None
+    disk.arm(faultfs.Fault(**(request.fault or {"at": faultfs.FOREVER, "action": "kill"})))
+    place = request.place
+    ledger = place / f"ledger.{request.phase}"
+    asyncio.run(
+        scenarios.play(
+            request.scenario, str(place / "app.db"), ledger, request.known, marks=disk.mark
+        )
+    )
+    report.write_text(json.dumps({"operations": disk.count, "fired": disk.fired}))
+    if ops is not None:
+        dump(ops, place / f"ops.{request.phase}")
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,89 @@
+"""A program on a disk that becomes full under it; it prints what it saw as JSON.
+
+    python -m tests.crash.full_disk_program /mnt/small
+
+The directory must be on a disk of a few megabytes of its own, which this fills up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+
+from durable import Run, Runtime, step, workflow
+from durable.errors import JournalFullError
+
+gate = asyncio.Event()
+BULK = 40_000
+
+
+@step(name="full.produce", max_retries=0)
+async def produce(n: int) -> str:
+    """Wait until the disk is full, then return something large."""
+    await gate.wait()
+    return str(n) * BULK
+
+
+@workflow(name="full.flow")
+async def flow(n: int, padding: str = "") -> int:
+    """Two large results, one after the other."""
+    first = await produce(n)
+    return len(first + await produce(n)) // len(str(n))
+
+
+def fill(place: Path) -> Path:
+    """Write a file until nothing more fits; return it."""
+    ballast = place / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(os.urandom(512)):
+                pass
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+    return ballast
+
+
+async def start_until_refused(runtime: Runtime) -> tuple[list[Run[int]], str | None]:
+    """Start runs with large arguments until the journal refuses one."""
+    runs: list[Run[int]] = []
+    while len(runs) < 400:
+        try:
+            run = await runtime.start(flow, 3, "x" * BULK)
+        except JournalFullError as error:
+            return runs, str(error)
+        runs += [run]
+    return runs, None
+
+
+async def main(place: Path) -> dict[str, object]:
+    """Start, fill the disk, go on starting until it is refused, free the disk, finish."""
+    async with Runtime(str(place / "app.db")) as runtime:
+        early = [await runtime.start(flow, n) for n in range(3)]
+        ballast = fill(place)
+        late, refused = await start_until_refused(runtime)
+        runs = early + late
+        gate.set()
+        await asyncio.sleep(0.5)  # time in which a wrong engine would fail the steps
+        during = [str(await run.status()) for run in runs]
+        ballast.unlink()
+        results = [await run.result(timeout=20) for run in runs]
+        after = await (await runtime.start(flow, 7)).result(timeout=20)
+        attempts = [event.kind for run in runs for event in await run.events()]
+    return {
+        "runs": len(runs),
+        "refused": refused,
+        "during": sorted(set(during)),
+        "results": sorted(set(results)),
+        "after": after,
+        "retried": attempts.count("step_retrying"),
+        "failed": attempts.count("step_failed"),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(main(Path(sys.argv[1])))))

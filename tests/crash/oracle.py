@@ -1,0 +1,213 @@
+"""What must hold of a journal after a crash, judged with plain `sqlite3`.
+
+`Journal.read` copies the files first, so that looking never recovers, checkpoints or
+locks what is looked at. The checks raise `PromiseBrokenError` with everything needed to play the
+trial again. Nothing here imports `durable`: kinds and columns are spelled out, so a
+change of the format is noticed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.crash.ledger import Ledger
+
+RUN_ENDED = {3: "completed", 4: "failed", 5: "cancelled"}
+STEP_CREATED, STEP_RETRYING, STEP_COMPLETED, STEP_FAILED, STEP_CANCELLED = 10, 11, 12, 13, 14
+STEP_OUTCOMES = {STEP_COMPLETED, STEP_FAILED, STEP_CANCELLED}
+WAIT_COMPLETED = 21
+FINISHED = set(RUN_ENDED.values())
+
+
+class PromiseBrokenError(AssertionError):
+    """A promise was broken."""
+
+
+class Row(NamedTuple):
+    """One event."""
+
+    seq: int
+    kind: int
+    ref: int
+    name: str
+    payload: bytes | None
+
+
+@dataclass
+class Journal:
+    """The content of a journal at one moment."""
+
+    status: dict[str, str] = field(default_factory=dict)  # by run id
+    workflow: dict[str, str] = field(default_factory=dict)
+    events: dict[str, list[Row]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, place: Path, name: str = "app.db") -> Journal:
+        """Read a copy of the journal in `place`; empty when there is none yet."""
+        copies = place / "copy"
+        shutil.rmtree(copies, ignore_errors=True)
+        copies.mkdir()
+        for suffix in ("", "-wal", "-journal"):
+            if (place / (name + suffix)).exists():
+                shutil.copyfile(place / (name + suffix), copies / (name + suffix))
+        with closing(sqlite3.connect(copies / name)) as connection:
+            connection.execute("PRAGMA synchronous=OFF")
+            return cls._load(connection)
+
+    @classmethod
+    def _load(cls, connection: sqlite3.Connection) -> Journal:
+        if connection.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+            raise PromiseBrokenError("integrity_check found damage")
+        journal = cls()
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if not {"runs", "events"} <= tables:
+            return journal
+        names = {}
+        query = "SELECT pk, run_id, workflow, status FROM runs ORDER BY pk"
+        for pk, run_id, workflow, status in connection.execute(query):
+            names[pk] = run_id
+            journal.status[run_id], journal.workflow[run_id] = status, workflow
+            journal.events[run_id] = []
+        query = "SELECT run, seq, kind, ref, name, payload FROM events ORDER BY run, seq"
+        for run, *values in connection.execute(query):
+            if run not in names:
+                raise PromiseBrokenError(f"event {values} belongs to no run")
+            journal.events[names[run]].append(Row(*values))
+        journal.check()
+        return journal
+
+    def check(self) -> None:
+        """Raise `PromiseBrokenError` unless every history is well formed."""
+        for run_id, rows in self.events.items():
+            _check_history(run_id, self.status[run_id], rows)
+
+    def steps(self, *kinds: int) -> set[tuple[str, str]]:
+        """Return (run, step name) of the steps that have an event of these kinds."""
+        found = set()
+        for run_id, rows in self.events.items():
+            names = {row.seq: row.name for row in rows if row.kind == STEP_CREATED}
+            refs = {
+                row.seq if row.kind == STEP_CREATED else row.ref
+                for row in rows
+                if row.kind in kinds
+            }
+            found |= {(run_id, names[ref]) for ref in refs}
+        return found
+
+
+def _check_history(run_id: str, status: str, rows: list[Row]) -> None:
+    if [row.seq for row in rows] != list(range(1, len(rows) + 1)):
+        raise PromiseBrokenError(f"{run_id}: gaps in {[row.seq for row in rows]}")
+    once = STEP_OUTCOMES | {WAIT_COMPLETED}
+    answers = Counter(row.ref for row in rows if row.kind in once)
+    if any(count > 1 for count in answers.values()):
+        raise PromiseBrokenError(f"{run_id}: two outcomes of one command: {rows}")
+    ends = [RUN_ENDED[row.kind] for row in rows if row.kind in RUN_ENDED]
+    if len(ends) > 1 or (ends and rows[-1].kind not in RUN_ENDED):
+        raise PromiseBrokenError(f"{run_id}: events after its end: {rows}")
+    if ends != [status] * (status in FINISHED):
+        raise PromiseBrokenError(f"{run_id}: status {status}, but its history ends with {ends}")
+
+
+# --- a journal after a crash against the ledger of those who died -------------------------
+
+
+def check_nothing_acknowledged_is_lost(journal: Journal, ledger: Ledger) -> None:
+    """What the program was told, the journal holds; and no step began before it did."""
+    for (run_id,) in ledger.of("acked"):
+        if run_id not in journal.status:
+            raise PromiseBrokenError(f"start of {run_id} was acknowledged and is lost")
+    for run_id, status, _value in ledger.of("result"):
+        if journal.status.get(run_id) != status:
+            raise PromiseBrokenError(
+                f"{run_id} was seen {status}, the journal says {journal.status.get(run_id)}"
+            )
+    begun = {(attempt.run, attempt.step) for attempt in ledger.attempts("begin")}
+    missing = begun - journal.steps(STEP_CREATED)
+    if missing:
+        raise PromiseBrokenError(f"steps began before they were recorded: {missing}")
+
+
+def check_is_continued(before: Journal, after: Journal) -> None:
+    """Every history of `after` begins with that of `before`."""
+    for run_id, rows in before.events.items():
+        if after.events.get(run_id, [])[: len(rows)] != rows:
+            raise PromiseBrokenError(
+                f"{run_id}: history was rewritten: {rows} -> {after.events.get(run_id)}"
+            )
+
+
+def check_completed_is_not_repeated(before: Journal, later: Ledger) -> None:
+    """No step with an outcome in `before` began again in the process that wrote `later`."""
+    done = before.steps(*STEP_OUTCOMES)
+    again = [attempt for attempt in later.attempts("begin") if attempt[:2] in done]
+    if again:
+        raise PromiseBrokenError(f"steps with a recorded outcome ran again: {again}")
+
+
+def check_attempts(ledgers: Iterable[Ledger]) -> None:
+    """Attempts of a step keep their idempotency key, and their numbers grow."""
+    keys: dict[tuple[str, str], str] = {}
+    numbers: dict[tuple[str, str], int] = {}
+    for ledger in ledgers:
+        for run, name, number, key in ledger.attempts("begin"):
+            if keys.setdefault((run, name), key) != key:
+                raise PromiseBrokenError(
+                    f"{run}/{name}: key {key}, before it was {keys[run, name]}"
+                )
+            if number <= numbers.get((run, name), 0):
+                raise PromiseBrokenError(f"{run}/{name}: attempt {number} began again")
+            numbers[run, name] = number
+    if len(set(keys.values())) != len(keys):
+        raise PromiseBrokenError(f"two steps share an idempotency key: {keys}")
+
+
+# --- a journal when all is done -----------------------------------------------------------
+
+
+def check_outcomes_happened(journal: Journal, ledgers: list[Ledger]) -> None:
+    """Each step that is recorded as completed was seen to end, in some process."""
+    ended = {attempt[:2] for ledger in ledgers for attempt in ledger.attempts("end")}
+    invented = journal.steps(STEP_COMPLETED) - ended
+    if invented:
+        raise PromiseBrokenError(f"steps recorded as completed never ended: {invented}")
+
+
+def check_all_finished(journal: Journal) -> None:
+    """No run is left behind."""
+    open_runs = {run: status for run, status in journal.status.items() if status not in FINISHED}
+    if open_runs:
+        raise PromiseBrokenError(f"runs are unfinished: {open_runs}")
+
+
+def check_results(ledger: Ledger, expected: dict[str, tuple[str, str]]) -> None:
+    """The last process saw the results it had to see."""
+    seen = {run: (status, value) for run, status, value in ledger.of("result")}
+    wrong = {run: seen.get(run) for run, result in expected.items() if seen.get(run) != result}
+    if wrong:
+        raise PromiseBrokenError(f"wrong results {wrong}, expected {expected}")
+
+
+def check_batches(journal: Journal, expected: dict[str, int], *, exactly: bool) -> None:
+    """As many runs of a workflow as were started; more only where a start was repeated."""
+    counts = Counter(journal.workflow.values())
+    for workflow, wanted in expected.items():
+        if counts[workflow] < wanted or (exactly and counts[workflow] > wanted):
+            raise PromiseBrokenError(f"{counts[workflow]} runs of {workflow}, expected {wanted}")
+
+
+def check_only_planned_failures(journal: Journal, ledger: Ledger, planned: frozenset[str]) -> None:
+    """A bad disk never turned into a failed, repeated or retried step."""
+    failed = {name for _run, name in journal.steps(STEP_RETRYING, STEP_FAILED)}
+    repeated = {a.step for a in ledger.attempts("begin") if a.number > 1}
+    if not failed | repeated <= planned:
+        raise PromiseBrokenError(
+            f"the disk's failure was blamed on steps: {(failed | repeated) - planned}"
+        )

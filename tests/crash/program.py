@@ -1,0 +1,132 @@
+"""What the scenario programs are made of: steps that keep the ledger, calls that insist.
+
+A step made here notes each attempt in the ledger, and fails as often as it was told to.
+A call that the journal refuses because of the disk is repeated, as an application would
+do. The ledger is the process's: `use_ledger` sets it before anything runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from durable import Backoff, Run, Runtime, get_step_metadata, step
+from durable.errors import (
+    JournalError,
+    WorkflowRunCancelledError,
+    WorkflowRunFailedError,
+)
+from tests.crash.ledger import Ledger
+
+T = TypeVar("T")
+FAST = Backoff(initial=0.001, factor=1.0, max=0.001, jitter=0.0)
+
+ledger = Ledger([])
+
+
+def use_ledger(chosen: Ledger) -> None:
+    """Note all facts of this process in `chosen` from now on."""
+    global ledger
+    ledger = chosen
+
+
+def note(what: str, *values: object) -> None:
+    """Write one fact to the ledger of this process."""
+    ledger.note(what, *values)
+
+
+class BrokenError(Exception):
+    """What the steps of these programs fail with."""
+
+
+# --- steps ----------------------------------------------------------------------------
+
+
+def _attempt(fails: int) -> Callable[[], None]:
+    """Note that an attempt begins; return what notes its end, or fail as planned."""
+    meta = get_step_metadata()
+    facts = (meta.run_id, meta.name, meta.attempt, meta.idempotency_key)
+    note("begin", *facts)
+    if meta.attempt <= fails:
+        note("fail", *facts)
+        raise BrokenError(meta.name)
+    return lambda: note("end", *facts)
+
+
+def make(label: str, *, fails: int = 0, **options: Any) -> Any:
+    """Return an async step called `label` that adds one; its first `fails` attempts fail."""
+
+    async def body(value: int) -> int:
+        finish = _attempt(fails)
+        await asyncio.sleep(0)
+        finish()
+        return value + 1
+
+    return step(name=f"crash.{label}", backoff=FAST, **options)(body)
+
+
+def make_sync(label: str, *, fails: int = 0) -> Any:
+    """Return the same as a plain function, for the thread pool."""
+
+    def body(value: int) -> int:
+        finish = _attempt(fails)
+        finish()
+        return value + 1
+
+    return step(name=f"crash.{label}", backoff=FAST)(body)
+
+
+# --- what a program has at hand ---------------------------------------------------------
+
+
+@dataclass
+class Program:
+    """One process at work on a journal."""
+
+    runtime: Runtime
+    known: list[str]  # run ids that the journal held before this process
+
+    async def start(self, flow: Any, *args: Any) -> Run[Any]:
+        """Start a run under its fixed id, and note that it was acknowledged."""
+        run = await insist(lambda: self.runtime.start(flow, *args))
+        note("acked", run.run_id)
+        return run
+
+    async def finish(self, run: Run[Any]) -> Any:
+        """Wait for the end of a run, note it, and return its value."""
+        status, value = "completed", None
+        try:
+            value = await insist(run.result)
+        except WorkflowRunFailedError as error:
+            status, value = "failed", type(error.__cause__).__name__
+        except WorkflowRunCancelledError as error:
+            status, value = "cancelled", error.reason
+        note("result", run.run_id, status, value)
+        return value
+
+    async def until(self, run: Run[Any], label: str) -> None:
+        """Wait until the history of `run` tells that the step `label` has completed."""
+        while True:
+            events = await insist(run.events)
+            named = {
+                e.seq for e in events if e.kind == "step_created" and e.name == f"crash.{label}"
+            }
+            if any(e.kind == "step_completed" and e.ref in named for e in events):
+                return
+            await asyncio.sleep(0.001)
+
+
+async def insist(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat `call` for as long as the journal refuses it because of the disk."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return await call()
+        except JournalError as error:
+            note("refused", type(error).__name__, error)
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.002)

@@ -1,0 +1,301 @@
+"""The programs that are killed and resumed: each uses `durable` as an application would.
+
+A scenario starts runs under fixed ids and waits for their results; played again on the
+same journal it goes on where the last process died. Every step and every acknowledgement
+is noted in the ledger. Play one by hand:
+
+    python -m tests.crash.scenarios sequential /tmp/somewhere
+
+Steps have one name per call, so that journal and ledger can be compared by name. Waits
+are a few milliseconds or end early by `wake_up`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from durable import Runtime, sleep, start, workflow
+from tests.crash.ledger import Ledger, Marks
+from tests.crash.program import BrokenError, Program, insist, make, make_sync, note, use_ledger
+
+LONG = 3600.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A program and what must come out of it.
+
+    Attributes:
+        main: the program, given the runtime.
+        results: expected ``(status, value)`` by run id, as the ledger writes them.
+        batch: how many further runs of `batch_flow` there must be in the end; with
+            a crash before their acknowledgement there may be more.
+        failing: names of the steps that are meant to fail now and then.
+    """
+
+    main: Callable[[Program], Awaitable[None]]
+    results: dict[str, tuple[str, str]]
+    batch: dict[str, int] = field(default_factory=dict)
+    failing: frozenset[str] = frozenset()
+
+
+# --- 1. sequential steps ----------------------------------------------------------------
+
+SEQUENCE = [make(f"s{n}") for n in range(1, 6)]
+
+
+@workflow(name="crash.sequential")
+async def sequential(value: int) -> int:
+    """Five steps, each fed with the result of the one before."""
+    for each in SEQUENCE:
+        value = await each(value)
+    return value
+
+
+async def main_sequential(program: Program) -> None:
+    """One run after another."""
+    for name, value in (("seq-1", 10), ("seq-2", 20)):
+        await program.finish(await program.start(sequential.options(run_id=name), value))
+
+
+# --- 2. parallel steps with retries -----------------------------------------------------
+
+BRANCHES = [make("g1"), make("g2", fails=1), make("g3", fails=2), make("g4")]
+JOINED = make("joined", fails=1)
+
+
+@workflow(name="crash.fan")
+async def fan(value: int) -> int:
+    """Four parallel steps, two of which need retries, then one more."""
+    return await JOINED(sum(await asyncio.gather(*(each(value) for each in BRANCHES))))
+
+
+async def main_fan(program: Program) -> None:
+    """Two runs at the same time."""
+    runs = [await program.start(fan.options(run_id=f"fan-{n}"), n) for n in (1, 2)]
+    await asyncio.gather(*map(program.finish, runs))
+
+
+# --- 3. durable sleep and wake_up -------------------------------------------------------
+
+BEFORE, BETWEEN, AFTER = make("before"), make("between"), make("after")
+
+
+@workflow(name="crash.sleeper")
+async def sleeper(value: int) -> int:
+    """An hour's sleep that somebody ends early, then a short one that ends by itself."""
+    value = await BEFORE(value)
+    await sleep(LONG)
+    value = await BETWEEN(value)
+    await asyncio.sleep(0.001)
+    return await AFTER(value)
+
+
+async def main_sleeper(program: Program) -> None:
+    """Start, wait for the first step, wake until the hour is over."""
+    run = await program.start(sleeper.options(run_id="sleep-1"), 1)
+    await program.until(run, "before")
+    ending = asyncio.create_task(program.finish(run))
+    while not ending.done():
+        await insist(run.wake_up)
+        await asyncio.wait([ending], timeout=0.002)
+    await ending
+
+
+# --- 4. a batch, and runs that start runs -----------------------------------------------
+
+SINGLE, FIRST, LAST = make("single"), make("first"), make("last")
+
+
+@workflow(name="crash.one")
+async def one(value: int) -> int:
+    """A single step."""
+    return await SINGLE(value)
+
+
+@workflow(name="crash.parent")
+async def parent(value: int) -> list[str]:
+    """Start two children between two steps; return their ids."""
+    value = await FIRST(value)
+    children = [await start(one, value + n) for n in range(2)]
+    await LAST(value)
+    return [child.run_id for child in children]
+
+
+async def main_family(program: Program) -> None:
+    """A batch of four, and a parent with two children."""
+    if "batch-done" not in program.known:
+        runs = await insist(lambda: program.runtime.start_many(one, [(n,) for n in range(4)]))
+        for run in runs:
+            note("acked", run.run_id)
+        await asyncio.gather(*map(program.finish, runs))
+        await program.start(sequential.options(run_id="batch-done"), 0)
+    await program.finish(program.runtime.get_run("batch-done"))
+    family = await program.start(parent.options(run_id="parent-1"), 5)
+    for child in await program.finish(family):
+        await program.finish(program.runtime.get_run(child))
+
+
+# --- 5. cancellation with clean-up ------------------------------------------------------
+
+BOOK, UNDO, TELL = make("book"), make("undo"), make("tell", fails=1)
+
+
+@workflow(name="crash.cancellable")
+async def cancellable(value: int) -> int:
+    """Book, wait; when cancelled, undo in `finally` with two steps."""
+    value = await BOOK(value)
+    try:
+        await sleep(LONG)
+    finally:
+        await UNDO(value)
+        await TELL(value)
+    return value
+
+
+async def main_cancel(program: Program) -> None:
+    """Cancel a run that sleeps, once; a cancel that was recorded is not repeated."""
+    run = await program.start(cancellable.options(run_id="cancel-1"), 1)
+    await program.until(run, "book")
+    events = await insist(run.events)
+    if not any(event.kind == "cancel_requested" for event in events):
+        await insist(lambda: run.cancel("enough"))
+        note("cancelled", run.run_id)
+    await program.finish(run)
+
+
+# --- 6. steps that fail for good, and a start that is repeated ---------------------------
+
+DOOMED = make("doomed", fails=99, max_retries=2)
+FATAL = make("fatal", fails=99, max_retries=1)
+AMENDS = make("amends")
+
+
+@workflow(name="crash.careful")
+async def careful(value: int) -> int:
+    """Catch what a step raises after its last attempt, and make amends."""
+    try:
+        return int(await DOOMED(value))
+    except BrokenError:
+        return int(await AMENDS(value))
+
+
+@workflow(name="crash.careless")
+async def careless(value: int) -> int:
+    """Let it out."""
+    return int(await FATAL(value))
+
+
+async def main_failing(program: Program) -> None:
+    """Start each run twice: the second start finds the first."""
+    for flow, name in ((careful, "careful-1"), (careless, "careless-1")):
+        runs = [await program.start(flow.options(run_id=name), 7) for _ in range(2)]
+        await program.finish(runs[0])
+        again = await program.start(flow.options(run_id=name), 7)
+        await program.finish(again)
+
+
+# --- 7. plain functions in threads ------------------------------------------------------
+
+THREADED = [make_sync(f"t{n}", fails=n % 2) for n in range(1, 5)]
+
+
+@workflow(name="crash.threaded")
+async def threaded(value: int) -> int:
+    """Two plain functions one after the other, two at the same time."""
+    value = await THREADED[1](await THREADED[0](value))
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each(value)) for each in THREADED[2:]]
+    return sum(task.result() for task in tasks)
+
+
+async def main_threaded(program: Program) -> None:
+    """One run."""
+    await program.finish(await program.start(threaded.options(run_id="threads-1"), 3))
+
+
+# --- 8. races: the loser is cancelled -----------------------------------------------------
+
+QUICK, LATE = make("quick"), make("late")
+
+
+@workflow(name="crash.race")
+async def race(value: int) -> int:
+    """A step against an hour, then a wait that times out, then one more step."""
+    hour = asyncio.create_task(asyncio.sleep(LONG))
+    work = asyncio.create_task(QUICK(value))
+    done, pending = await asyncio.wait({hour, work}, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    try:
+        async with asyncio.timeout(0.002):
+            await asyncio.sleep(LONG)
+    except TimeoutError:
+        value = await LATE(done.pop().result())
+    return value
+
+
+async def main_race(program: Program) -> None:
+    """Two runs at the same time."""
+    runs = [await program.start(race.options(run_id=f"race-{n}"), n) for n in (1, 2)]
+    await asyncio.gather(*map(program.finish, runs))
+
+
+SCENARIOS = {
+    "sequential": Scenario(
+        main_sequential, {"seq-1": ("completed", "15"), "seq-2": ("completed", "25")}
+    ),
+    "fan": Scenario(
+        main_fan,
+        {"fan-1": ("completed", "9"), "fan-2": ("completed", "13")},
+        failing=frozenset({"crash.g2", "crash.g3", "crash.joined"}),
+    ),
+    "sleeper": Scenario(main_sleeper, {"sleep-1": ("completed", "4")}),
+    "family": Scenario(
+        main_family, {"batch-done": ("completed", "5")}, batch={"crash.one": 6, "crash.parent": 1}
+    ),
+    "cancel": Scenario(
+        main_cancel, {"cancel-1": ("cancelled", "enough")}, failing=frozenset({"crash.tell"})
+    ),
+    "failing": Scenario(
+        main_failing,
+        {"careful-1": ("completed", "8"), "careless-1": ("failed", "BrokenError")},
+        failing=frozenset({"crash.doomed", "crash.fatal"}),
+    ),
+    "threaded": Scenario(
+        main_threaded,
+        {"threads-1": ("completed", "12")},
+        failing=frozenset({"crash.t1", "crash.t3"}),
+    ),
+    "race": Scenario(main_race, {"race-1": ("completed", "3"), "race-2": ("completed", "4")}),
+}
+
+
+# --- playing ----------------------------------------------------------------------------
+
+
+async def play(
+    name: str, journal: str, ledger_path: Path, known: list[str], marks: Marks = str
+) -> None:
+    """Play scenario `name` on `journal` to its end, and see the `known` runs finished."""
+    use_ledger(Ledger.write_to(ledger_path, marks))
+    scenario = SCENARIOS[name]
+    async with asyncio.timeout(20):
+        runtime = await insist(lambda: Runtime(journal).__aenter__())
+        try:
+            await scenario.main(Program(runtime, known))
+            for run_id in known:
+                await Program(runtime, known).finish(runtime.get_run(run_id))
+        finally:
+            await runtime.__aexit__(None, None, None)
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[2])
+    place.mkdir(parents=True, exist_ok=True)
+    asyncio.run(play(sys.argv[1], str(place / "app.db"), place / "ledger", sys.argv[3:]))
+    print((place / "ledger").read_text(), end="")

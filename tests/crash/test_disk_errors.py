@@ -1,0 +1,54 @@
+"""A disk that fails or is full delays work; it loses nothing and blames no step.
+
+The error comes once, or for several operations in a row; then the disk works again and
+the same process must come through by itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.faultfs import FOREVER
+from tests.crash.forkserver import ForkServer
+from tests.crash.scenarios import SCENARIOS
+from tests.crash.sweep import sample
+from tests.crash.trials import error_trial
+
+pytestmark = pytest.mark.slow
+SEED = 2
+
+
+def trials(server: ForkServer, scenario: str, place: Path, action: str, times: int) -> int:
+    """Fail at a sample of the operations; return how many failures were met."""
+    undisturbed = error_trial(
+        server, scenario, place / "undisturbed", at=FOREVER, action=action, times=1
+    )
+    met = 0
+    for at in sample(undisturbed.operations, 4, SEED):
+        outcome = error_trial(server, scenario, place / str(at), at=at, action=action, times=times)
+        met += outcome.fired
+    return met
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_work_goes_on_after_an_error_of_the_disk(
+    scenario: str, server: ForkServer, tmp_path: Path
+) -> None:
+    """EIO once, at any operation: no acknowledged loss, no failed step, no restart."""
+    assert trials(server, scenario, tmp_path, "ioerr", 1) > 0
+
+
+@pytest.mark.parametrize("scenario", ["fan", "family", "cancel"])
+def test_work_goes_on_after_a_disk_was_broken_for_a_while(
+    scenario: str, server: ForkServer, tmp_path: Path
+) -> None:
+    """EIO for five operations in a row, which outlasts a reopening."""
+    assert trials(server, scenario, tmp_path, "ioerr", 5) > 0
+
+
+@pytest.mark.parametrize("scenario", ["fan", "family", "cancel"])
+def test_work_goes_on_after_a_full_disk(scenario: str, server: ForkServer, tmp_path: Path) -> None:
+    """ENOSPC for three writes in a row, then there is space again."""
+    assert trials(server, scenario, tmp_path, "full", 3) > 0

@@ -1,0 +1,55 @@
+"""A process killed at any operation of its journal loses nothing and repeats nothing.
+
+The suite kills at a seeded sample of the operations; `python -m tests.crash.sweep` kills
+at every one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.faultfs import FOREVER
+from tests.crash.forkserver import ForkServer
+from tests.crash.scenarios import SCENARIOS
+from tests.crash.sweep import sample
+from tests.crash.trials import kill_trial
+
+pytestmark = pytest.mark.slow
+SEED = 1
+
+
+def operations(server: ForkServer, scenario: str, place: Path) -> int:
+    """Count the operations of a scenario that nobody disturbs."""
+    _killed, count = kill_trial(server, scenario, place, [FOREVER])
+    return count
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_nothing_is_lost_or_repeated_after_a_kill(
+    scenario: str, server: ForkServer, tmp_path: Path
+) -> None:
+    """SIGKILL before the n-th write, sync, truncate or delete; then a restart."""
+    count = operations(server, scenario, tmp_path / "undisturbed")
+    for at in sample(count, 10, SEED):
+        kill_trial(server, scenario, tmp_path / str(at), [at])
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_write_torn_by_a_kill_is_no_harm(
+    scenario: str, server: ForkServer, tmp_path: Path
+) -> None:
+    """SIGKILL after half of the n-th write."""
+    count = operations(server, scenario, tmp_path / "undisturbed")
+    for at in sample(count, 4, SEED + 1):
+        kill_trial(server, scenario, tmp_path / str(at), [at], "kill-half")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_recovery_itself_survives_a_kill(scenario: str, server: ForkServer, tmp_path: Path) -> None:
+    """Kill the first process, then the one that recovers; the third comes through."""
+    count = operations(server, scenario, tmp_path / "undisturbed")
+    pairs = zip(sample(count, 4, SEED + 2), (3, 9, 17, 30), strict=True)
+    for first, second in pairs:
+        kill_trial(server, scenario, tmp_path / str(first), [first, second])

@@ -1,0 +1,160 @@
+"""One trial each: a scenario, a fault at one place, and the judgement.
+
+A trial leaves its directory behind when it fails: journal, ledgers, errors of every
+process; the message tells how to play it again.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.crash import oracle, states
+from tests.crash.faultfs import FOREVER
+from tests.crash.forkserver import ForkServer, Outcome, Request
+from tests.crash.ledger import Ledger
+from tests.crash.oracle import Journal, PromiseBrokenError
+from tests.crash.scenarios import SCENARIOS
+
+
+@contextmanager
+def trial(place: Path, what: str) -> Iterator[None]:
+    """Make the directory of a trial; keep it, and say what was tried, if it fails."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    try:
+        yield
+    except Exception as error:
+        notes = [f"{p.name}:\n{p.read_text()}" for p in sorted(place.glob("[le]*.[0-9]"))]
+        raise PromiseBrokenError(
+            "\n".join([f"{what}: {error}", f"kept in {place}", *notes])
+        ) from error
+    shutil.rmtree(place)
+
+
+def expect_success(outcome: Outcome) -> None:
+    """Raise unless the child ended by itself, well."""
+    if outcome.code != 0:
+        raise PromiseBrokenError(
+            f"the process ended with {outcome.code}:\n{outcome.errors[-6000:]}"
+        )
+
+
+def judge_end(scenario: str, place: Path, phases: int, *, exactly: bool) -> Journal:
+    """Judge a journal on which the last of `phases` processes came to its end."""
+    journal = Journal.read(place)
+    ledgers = [Ledger.read(place / f"ledger.{phase}") for phase in range(1, phases + 1)]
+    plan = SCENARIOS[scenario]
+    oracle.check_all_finished(journal)
+    oracle.check_results(ledgers[-1], plan.results)
+    oracle.check_batches(journal, plan.batch, exactly=exactly)
+    oracle.check_outcomes_happened(journal, ledgers)
+    oracle.check_attempts(ledgers)
+    for ledger in ledgers:
+        oracle.check_nothing_acknowledged_is_lost(journal, ledger)
+    return journal
+
+
+def kill_trial(
+    server: ForkServer, scenario: str, place: Path, kills: list[int], action: str = "kill"
+) -> tuple[int, int]:
+    """Kill one process after the other, each at its operation; then let one come to its end.
+
+    A process that ends before its operation ends the trial. Returns how many processes
+    were killed, and how many operations the last one made.
+    """
+    with trial(place, f"{scenario} with {action} at {kills}"):
+        before, killed = Journal(), 0
+        for at in [*kills, FOREVER]:
+            fault = {"at": at, "action": action}
+            outcome = server.play(
+                Request(scenario, str(place), killed + 1, fault, known=list(before.status))
+            )
+            ledger = Ledger.read(place / f"ledger.{killed + 1}")
+            oracle.check_completed_is_not_repeated(before, ledger)
+            if outcome.code != -signal.SIGKILL:
+                break
+            killed += 1
+            before = _after_kill(before, place, ledger)
+        expect_success(outcome)
+        final = judge_end(scenario, place, killed + 1, exactly=not killed)
+        oracle.check_is_continued(before, final)
+        return killed, outcome.operations
+
+
+def _after_kill(before: Journal, place: Path, ledger: Ledger) -> Journal:
+    after = Journal.read(place)
+    oracle.check_nothing_acknowledged_is_lost(after, ledger)
+    oracle.check_is_continued(before, after)
+    return after
+
+
+def error_trial(
+    server: ForkServer, scenario: str, place: Path, *, at: int, action: str, times: int
+) -> Outcome:
+    """Let the disk fail `times` operations from `at` on; the same process must come through."""
+    with trial(place, f"{scenario} with {times} x {action} at {at}"):
+        fault = {"at": at, "action": action, "times": times}
+        outcome = server.play(Request(scenario, str(place), 1, fault))
+        expect_success(outcome)
+        journal = judge_end(scenario, place, 1, exactly=True)
+        ledger = Ledger.read(place / "ledger.1")
+        oracle.check_only_planned_failures(journal, ledger, SCENARIOS[scenario].failing)
+        return outcome
+
+
+def power_cut_trials(
+    server: ForkServer,
+    scenario: str,
+    place: Path,
+    *,
+    seed: int,
+    judge_share: float,
+    resume_share: float,
+) -> int:
+    """Record a scenario once, and judge the states that power cuts may leave.
+
+    Args:
+        judge_share: share of the states to open and judge.
+        resume_share: share of the states on which the scenario is played to its end.
+
+    Returns how many states were judged.
+    """
+    recorded = place / "recorded"
+    with trial(recorded, f"{scenario} recorded"):
+        expect_success(server.play(Request(scenario, str(recorded), record=True)))
+        final = judge_end(scenario, recorded, 1, exactly=True)
+        ops = states.load(recorded / "ops.1")
+    draw, judged = random.Random(seed), 0
+    for number, state in enumerate(states.crash_states(ops, seed=seed)):
+        lot = draw.random()
+        if lot < judge_share or lot < resume_share:
+            judged += 1
+            with trial(place / str(number), f"{scenario}: {state} (seed {seed})"):
+                _judge_state(place / str(number), state, final)
+                if lot < resume_share:
+                    _resume_state(server, scenario, place / str(number), state)
+    return judged
+
+
+def _judge_state(place: Path, state: states.State, final: Journal) -> None:
+    state.restore(place)
+    journal = Journal.read(place)
+    oracle.check_nothing_acknowledged_is_lost(journal, Ledger.from_lines(state.marks))
+    oracle.check_is_continued(journal, final)
+
+
+def _resume_state(server: ForkServer, scenario: str, place: Path, state: states.State) -> None:
+    before, first = Journal.read(place), Ledger.from_lines(state.marks)
+    expect_success(server.play(Request(scenario, str(place), 2, known=list(before.status))))
+    later = Ledger.read(place / "ledger.2")
+    oracle.check_completed_is_not_repeated(before, later)
+    after = Journal.read(place)
+    oracle.check_is_continued(before, after)
+    oracle.check_all_finished(after)
+    oracle.check_results(later, SCENARIOS[scenario].results)
+    oracle.check_nothing_acknowledged_is_lost(after, first)

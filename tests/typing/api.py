@@ -1,0 +1,220 @@
+"""What a type checker must make of the public API. Checked by mypy, never run.
+
+Each `assert_type` is a promise to users; each ``type: ignore[code]`` marks a mistake that
+must be found, and mypy reports it as unused should the mistake ever pass.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, assert_type
+
+import durable
+from durable import (
+    Backoff,
+    FatalError,
+    RetryableError,
+    Run,
+    RunStatus,
+    Runtime,
+    SyncRuntime,
+    get_run,
+    get_step_metadata,
+    get_workflow_metadata,
+    start,
+    start_many,
+    step,
+    workflow,
+)
+
+# --- definitions ----------------------------------------------------------------------
+
+
+@step
+async def charge(order: str, cents: int) -> str:
+    """An async step."""
+    return f"{order}:{cents}"
+
+
+@step
+def resize(data: bytes, width: int = 100) -> bytes:
+    """A step that blocks, so that it runs in a thread."""
+    return data[:width]
+
+
+@step(
+    name="send",
+    max_retries=5,
+    backoff=Backoff(initial=0.5, factor=2.0, max=30.0, jitter=0.1),
+    timeout="30s",
+    retry_on=(OSError,),
+    no_retry_on=(FileNotFoundError,),
+    concurrency=4,
+)
+async def send(address: str) -> None:
+    """A step with every option."""
+    if not address:
+        raise FatalError("no address")
+    raise RetryableError("busy", retry_after=timedelta(seconds=5))
+
+
+@step(executor="process")
+def crunch(number: int) -> float:
+    """A step for a worker process."""
+    return number / 2
+
+
+@workflow
+async def fulfil(order: str, *, cents: int = 4200) -> str:
+    """A body that uses every kind of step."""
+    assert_type(await charge(order, cents), str)
+    assert_type(await send("a@example.org"), None)
+    await durable.sleep("1h30m")
+    await durable.sleep(timedelta(days=1))
+    await durable.sleep(datetime(2030, 1, 1, tzinfo=UTC))
+    await durable.sleep(0.5)
+    assert_type(durable.now(), datetime)
+    assert_type(durable.random(), Random)
+    assert_type(durable.uuid4(), uuid.UUID)
+    assert_type(get_workflow_metadata().run_id, str)
+    assert_type(await charge.options(max_retries=1)(order, 1), str)
+    await charge(order)  # type: ignore[call-arg]
+    await charge(order, "1")  # type: ignore[arg-type]
+    return order
+
+
+@workflow(name="nightly", retention=timedelta(days=7))
+async def nightly() -> dict[str, int]:
+    """A body that calls steps that block, and other workflows."""
+    assert_type(await resize(b"", width=3), bytes)
+    assert_type(await crunch(4), float)
+    assert_type(await fulfil("A-17"), str)
+    child = await start(fulfil, "A-17")
+    assert_type(await child.result(), str)
+    return {"done": 1}
+
+
+class Shop:
+    """Methods are steps and workflows too."""
+
+    @step
+    async def price(self, item: str) -> int:
+        """A method that is a step."""
+        return len(item)
+
+    @workflow
+    async def order(self, item: str) -> int:
+        """A method that is a workflow."""
+        return await self.price(item)
+
+
+# --- starting -------------------------------------------------------------------------
+
+
+async def starting() -> None:
+    """`start` keeps the workflow's parameters and its result type."""
+    run = await start(fulfil, "A-17", cents=1)
+    assert_type(run, Run[str])
+    assert_type(await run, str)
+    assert_type(await run.result(timeout=5.0), str)
+    await start(fulfil)  # type: ignore[call-overload]
+    await start(fulfil, "A-17", "extra")  # type: ignore[call-overload]
+    await start(fulfil, 17)  # type: ignore[call-overload]
+    await start(charge, "A-17", 1)  # type: ignore[call-overload]
+
+    assert_type(await start(nightly), Run[dict[str, int]])
+    assert_type(await start("nightly"), Run[Any])
+    assert_type(await start(fulfil.options(deployment_id="latest"), "A-17"), Run[Any])
+    assert_type(await start_many(fulfil, [("A-17",), ("A-18",)]), list[Run[str]])
+
+
+async def options() -> None:
+    """A configured copy is the same kind of workflow."""
+    configured = fulfil.options(
+        run_id="order-A-17",
+        on_conflict="raise",
+        delay="1m",
+        timeout=timedelta(hours=1),
+        attributes={"customer": "17"},
+        retention="forever",
+    )
+    assert_type(await start(configured, "A-17"), Run[str])
+    assert_type(await start(fulfil.options(at=datetime(2030, 1, 1, tzinfo=UTC)), "A"), Run[str])
+    fulfil.options(on_conflict="ignore")  # type: ignore[call-overload]
+    fulfil.options(colour="red")  # type: ignore[call-overload]
+
+
+async def original_functions() -> None:
+    """`fn` is the undecorated function."""
+    await charge.fn("A-17", 1)
+    charge.fn("A-17")  # type: ignore[call-arg]
+    resize.fn("no bytes")  # type: ignore[arg-type]
+    body: Callable[[], Coroutine[Any, Any, dict[str, int]]] = nightly.fn
+    assert_type(await body(), dict[str, int])
+
+
+# --- runs -----------------------------------------------------------------------------
+
+
+async def handles() -> None:
+    """What can be asked of a run, and done to it."""
+    run = get_run("run_1")
+    assert_type(run, Run[Any])
+    assert_type(run.run_id, str)
+    assert_type(await run.exists(), bool)
+    assert_type(await run.status(), RunStatus)
+    assert_type(await run.workflow_name(), str)
+    assert_type(await run.created_at(), datetime)
+    assert_type(await run.started_at(), datetime | None)
+    assert_type(await run.completed_at(), datetime | None)
+    assert_type(await run.attributes(), dict[str, str])
+    assert_type(await run.wake_up(), int)
+    await run.cancel(reason="changed my mind")
+    await run.resume()
+    for event in await run.events():
+        assert_type(event.seq, int)
+        assert_type(event.kind, str)
+        assert_type(event.at, datetime)
+        assert_type(event.due, datetime | None)
+
+
+async def metadata() -> None:
+    """What a step can learn about its attempt."""
+    meta = get_step_metadata()
+    assert_type(meta.step_id, str)
+    assert_type(meta.name, str)
+    assert_type(meta.attempt, int)
+    assert_type(meta.started_at, datetime)
+    assert_type(meta.run_id, str)
+    assert_type(meta.idempotency_key, str)
+
+
+# --- runtimes -------------------------------------------------------------------------
+
+
+async def runtimes() -> None:
+    """A runtime starts runs of its own journal."""
+    async with Runtime("app.db", durability="process", retention=None) as runtime:
+        assert_type(runtime, Runtime)
+        assert_type(await runtime.start(fulfil, "A-17"), Run[str])
+        await runtime.start(fulfil)  # type: ignore[call-overload]
+        runtime.get_run("run_1")
+    Runtime("app.db", durability="never")  # type: ignore[arg-type]
+
+
+def without_a_loop() -> None:
+    """Scripts need no event loop of their own."""
+    with SyncRuntime("app.db") as runtime:
+        assert_type(runtime.start(fulfil, "A-17").result(), str)
+        runtime.start(fulfil)  # type: ignore[call-overload]
+
+
+async def main() -> int:
+    """A program's main coroutine."""
+    return 0
+
+
+assert_type(durable.run(main()), int)
