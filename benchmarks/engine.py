@@ -25,5 +25,8 @@ def open_runtime(settings: Settings, name: str = "journal") -> Runtime:
 
 
 def counters(runtime: Runtime) -> Counters:
-    """Read the writer's counters; costs no statement."""
-    return Counters(runtime.commits, runtime.statements)
+    """Read the counters of the journal that `runtime` owns; costs no statement."""
+    writer = runtime.journal.writer
+    if writer is None:
+        raise LookupError("this runtime does not own its journal: nothing is counted here")
+    return Counters(writer.commits, writer.statements)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import pstats
 import signal
 import tempfile
@@ -36,23 +37,31 @@ class Sampler:
         self.by_room: Counter[str] = Counter()
         self.by_place: Counter[tuple[str, str]] = Counter()
         self._last = 0.0
+        self._collecting = False
 
     def __enter__(self) -> Self:
         self._last = perf_counter()
+        gc.callbacks.append(self._collect)
         signal.signal(signal.SIGALRM, self._sample)
-        signal.setitimer(signal.ITIMER_REAL, INTERVAL_SECONDS, INTERVAL_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, INTERVAL_SECONDS)
         return self
 
     def __exit__(self, *raised: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.callbacks.remove(self._collect)
+
+    def _collect(self, phase: str, details: object) -> None:
+        self._collecting = phase == "start"
 
     def _sample(self, number: int, frame: FrameType | None) -> None:
         now = perf_counter()
         # Weighted, because a signal is late while another thread holds the interpreter.
         passed, self._last = now - self._last, now
-        room = rooms.room_of_frame(frame)
+        room = rooms.COLLECTING if self._collecting else rooms.room_of_frame(frame)
         self.by_room[room] += passed  # type: ignore[assignment]  # Counter of seconds
         self.by_place[room, rooms.place(frame)] += passed  # type: ignore[assignment]
+        # Armed anew each time: a timer that repeats would interrupt this very function.
+        signal.setitimer(signal.ITIMER_REAL, INTERVAL_SECONDS)
 
 
 def main(arguments: list[str]) -> int:

@@ -15,6 +15,7 @@ from types import FrameType
 
 WAIT_COMMIT = "waiting: journal thread in SQL or COMMIT"
 WAIT_HOP = "waiting: hand-over between threads, or idle"
+COLLECTING = "garbage collection (of all rooms)"
 HOST_LOOP = "host loop (asyncio itself)"
 
 # First match wins; paths are relative to the folder that holds `durable` and `benchmarks`.

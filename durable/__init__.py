@@ -30,7 +30,8 @@ from durable._surface.api import get_run, run, start, start_many
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
-#SYNC from durable._surface.sync import SyncRun, SyncRuntime
+
+# SYNC from durable._surface.sync import SyncRun, SyncRuntime
 from durable.errors import DurableError, FatalError, RetryableError
 
 __all__ = [
@@ -45,8 +46,8 @@ __all__ = [
     "Runtime",
     "Step",
     "StepMetadata",
-#SYNC    "SyncRun",
-#SYNC    "SyncRuntime",
+    # SYNC    "SyncRun",
+    # SYNC    "SyncRuntime",
     "Transform",
     "Workflow",
     "WorkflowMetadata",

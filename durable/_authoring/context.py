@@ -10,7 +10,7 @@ from asyncio import _get_running_loop
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from typing import Protocol, cast
 
 from durable._replay.body import Body
 from durable._replay.loop import BodyLoop
@@ -46,12 +46,14 @@ class WorkflowMetadata:
     deployment_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Protocol):
     """An attempt as the code inside it sees it; `runtime` is the one that runs it."""
 
-    metadata: StepMetadata
     runtime: object
+
+    @property
+    def metadata(self) -> StepMetadata:
+        """Facts about the attempt."""
 
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("durable_attempt", default=None)

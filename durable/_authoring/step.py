@@ -125,7 +125,7 @@ class Step(Generic[P, R]):
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         # By reference where another process can import it, else by value.
-        module, qualname = self.__module__, self.__qualname__
+        module, qualname = self.__module__, str(self.fn.__qualname__)
         if module != "__main__" and _find_global(module, qualname) is self:
             return qualname
         return (Step, (self.fn, self.name, self.settings, self._owner))

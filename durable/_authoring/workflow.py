@@ -75,9 +75,10 @@ class Workflow(Generic[P, R]):
             WrongContextError: called anywhere else; use `start`.
         """
         if current_body() is None:
+            name = self.fn.__name__
             raise WrongContextError(
-                f"{self.name} is a workflow: start a run with `await start({self.__name__}, ...)`, "
-                f"or call {self.__name__}.fn(...) to run it as plain asyncio, without durability"
+                f"{self.name} is a workflow: start a run with `await start({name}, ...)`, "
+                f"or call {name}.fn(...) to run it as plain asyncio, without durability"
             )
         given = args if self.owner is None else (self.owner, *args)
         return cast(Any, self.fn)(*given, **kwargs)  # type: ignore[no-any-return]
@@ -215,7 +216,7 @@ def _check_run_id(value: object) -> str:
 def _check_on_conflict(value: object) -> str:
     if value not in ("return", "raise"):
         raise ValueError(f"on_conflict={value!r} is unknown: use 'return' or 'raise'")
-    return cast(str, value)
+    return str(value)
 
 
 def check_attributes(value: object) -> tuple[tuple[str, str], ...]:

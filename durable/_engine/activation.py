@@ -8,7 +8,6 @@ callers get their answers. Nothing leaves a run before that.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Protocol
 
 from durable._base.clock import Clock
 from durable._engine.executor import Executor
-from durable._engine.hot import HotRun, with_state
+from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.timers import Timers
 from durable._engine.watchdog import Watchdog
 from durable._journal.journal import Journal
@@ -116,7 +115,7 @@ class Activation:
             write.states.append(state)
         elif not events:
             for ack in acks:
-                _resolve(ack, None)
+                settle(ack, None)
             return self._host.settled(run)
         run.state = state
         run_id, pk = run.run_id, run.row.pk
@@ -127,7 +126,7 @@ class Activation:
             run.unsaved -= 1
             told(error)
             for ack in acks:
-                _resolve(ack, error)
+                settle(ack, error)
             if error is None:
                 self._committed(run, body, *effects)
             elif not run.gone:
@@ -144,9 +143,7 @@ class Activation:
         if body.outcome is not None:
             status = _STATUS[EventKind(body.outcome.kind)]
             at = body.outcome.at
-            return RunState(
-                status, started, at, None, self._host.expiry(run, at), None, run.row.pk
-            )
+            return RunState(status, started, at, None, self._host.expiry(run, at), None, run.row.pk)
         wake_at = self.next_wake(run, body)
         if old.wake_at == wake_at and old.status == RUNNING:
             return old
@@ -252,14 +249,6 @@ class Activation:
         for seq in chosen:
             self.post(run, Inbound(EventKind.WAIT_COMPLETED, seq, WOKEN))
         return len(chosen)
-
-
-def _resolve(ack: asyncio.Future[None], error: BaseException | None) -> None:
-    if not ack.done():
-        if error is None:
-            ack.set_result(None)
-        else:
-            ack.set_exception(error)
 
 
 def _ignore(error: BaseException | None) -> None:

@@ -131,9 +131,7 @@ class Commands:
         history = await self._journal.reader.history(row.pk, row.run_id)
         run.body = Body(row.run_id, _never, history, self._payloads, self._clock.wall_us)
         run.body.script.skip()
-        run.body.terminate(
-            EventKind.RUN_CANCELLED, None if reason is None else reason.encode()
-        )
+        run.body.terminate(EventKind.RUN_CANCELLED, None if reason is None else reason.encode())
         self._scheduler.add(run)
         await self._submit(run)
 

@@ -19,7 +19,7 @@ from durable._engine.activation import Activation
 from durable._engine.births import Births
 from durable._engine.commands import Commands
 from durable._engine.executor import Executor
-from durable._engine.hot import HotRun, with_state
+from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import Created, RunSpec
@@ -84,7 +84,9 @@ class Engine:
         self.scheduler = Scheduler(
             loop, clock, self._activation.activate, self._evicted, options.idle_runs_max
         )
-        self._suspects = Suspects(journal, self._executor.dispatch, self.block)
+        self._suspects = Suspects(
+            journal, self._executor.dispatch, self.block, self._timers, clock
+        )
         self._executor.suspects = self._suspects
         self._commands = Commands(
             journal, self.scheduler, self._activation, payloads, clock, options.grace_us
@@ -195,6 +197,7 @@ class Engine:
         if run.gone:
             return
         logger.warning("run %s is blocked (%s): %s", run.run_id, kind, reason)
+        acks, run.acks = run.acks, []
         self._executor.cancel_all(run)
         self.scheduler.remove(run)
         run.drop()
@@ -203,7 +206,6 @@ class Engine:
         run.state = state
         if missing is not None:
             self._recovery.missing.setdefault(missing, set()).add(run.run_id)
-        acks, run.acks = run.acks, []
         write = run.birth or Write(done=_ignore, vital=True)
         told, run.birth = write.done, None
         if write.runs:
@@ -214,8 +216,7 @@ class Engine:
         def done(error: BaseException | None) -> None:
             told(error)
             for ack in acks:
-                if not ack.done():
-                    ack.set_result(None)
+                settle(ack, error)
             self._tell(run.run_id, with_state(run.row, state))
             self._recovery.made_room()
 
@@ -288,10 +289,10 @@ class Engine:
         self._let_go()
 
     def _let_go(self) -> None:
-        for run in self.scheduler:
-            run.drop()
-            self.scheduler.remove(run)
         closed = RuntimeClosedError("the runtime was closed while the run was still going on")
+        for run in self.scheduler:
+            run.drop(closed)
+            self.scheduler.remove(run)
         for waiters in list(self._waiters.values()):
             for waiter in waiters:
                 if not waiter.done() and not self._loop.is_closed():

@@ -15,12 +15,11 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from durable._authoring.context import Attempt as Seen
 from durable._authoring.context import StepMetadata, current_attempt
 from durable._authoring.primitives import from_us
-from durable._authoring.step import Step, StepOptions
+from durable._authoring.step import Step
 from durable._base.clock import Clock
 from durable._base.duration import when
 from durable._engine.hot import HotRun
@@ -70,17 +69,35 @@ class Suspects(Protocol):
 class Attempt:
     """One running attempt. `forget` makes its outcome meaningless."""
 
-    __slots__ = ("forgotten", "number", "run", "settings", "step", "task", "ticket", "timeout")
+    __slots__ = (
+        "began_us", "forgotten", "number", "run", "runtime", "settings", "step", "task",
+        "ticket", "timeout",
+    )  # fmt: skip
 
-    def __init__(self, run: HotRun, step: OpenStep, settings: StepOptions) -> None:
+    def __init__(self, run: HotRun, step: OpenStep, runtime: object, began_us: int) -> None:
         self.run = run
         self.step = step
-        self.settings = settings
+        self.settings = cast("Step[..., Any]", step.step).settings
+        self.runtime = runtime
+        self.began_us = began_us
         self.number = step.attempt
         self.forgotten = False
         self.task: asyncio.Task[None] | None = None
         self.ticket: Ticket | None = None
         self.timeout: asyncio.TimerHandle | None = None
+
+    @property
+    def metadata(self) -> StepMetadata:
+        """What `get_step_metadata` answers inside the step."""
+        step_id = f"{self.run.run_id}:{self.step.seq}"
+        return StepMetadata(
+            step_id=step_id,
+            name=self.step.step.name,
+            attempt=self.number,
+            started_at=from_us(self.began_us),
+            run_id=self.run.run_id,
+            idempotency_key=step_id,
+        )
 
 
 class _Limit:
@@ -143,7 +160,7 @@ class Executor:
         self._begin(run, step, made)
 
     def _begin(self, run: HotRun, step: OpenStep, made: Step[..., Any]) -> None:
-        attempt = Attempt(run, step, made.settings)
+        attempt = Attempt(run, step, self._runtime, self._clock.wall_us())
         run.attempts[step.seq] = attempt
         self._running.add(attempt)
         try:
@@ -153,7 +170,7 @@ class Executor:
             self._outcomes.block(run, "payload", f"the arguments of step {made.name}: {error}")
             return
         context = step.context.copy()
-        context.run(current_attempt.set, self._seen(attempt, made))
+        context.run(current_attempt.set, attempt)
         if made.is_async:
             attempt.task = self._loop.create_task(
                 self._run_async(attempt, made, args, kwargs), context=context
@@ -172,18 +189,6 @@ class Executor:
                 lambda: context.run(made.fn, *args, **kwargs), self._sync_done(attempt), self._loop
             )
 
-    def _seen(self, attempt: Attempt, made: Step[..., Any]) -> Seen:
-        step_id = f"{attempt.run.run_id}:{attempt.step.seq}"
-        metadata = StepMetadata(
-            step_id=step_id,
-            name=made.name,
-            attempt=attempt.number,
-            started_at=from_us(self._clock.wall_us()),
-            run_id=attempt.run.run_id,
-            idempotency_key=step_id,
-        )
-        return Seen(metadata, self._runtime)
-
     async def _run_async(
         self, attempt: Attempt, made: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
@@ -197,10 +202,13 @@ class Executor:
             if not attempt.forgotten:
                 self._cut_off(attempt, error)
             raise
+        except KeyboardInterrupt as error:
+            if _is_ctrl_c():
+                self._forget(attempt)  # the program is going down: the attempt was cut off
+                raise
+            self._fail(attempt, error)
         except BaseException as error:
             self._fail(attempt, error)
-            if isinstance(error, KeyboardInterrupt) and _is_ctrl_c():
-                raise
         else:
             self._complete(attempt, value)
 
@@ -250,9 +258,7 @@ class Executor:
         payload = self._payloads.encode_error(error)
         self._outcomes.post(
             attempt.run,
-            Inbound(
-                EventKind.STEP_RETRYING, attempt.step.seq, FAILED_ATTEMPT, retry_at, payload
-            ),
+            Inbound(EventKind.STEP_RETRYING, attempt.step.seq, FAILED_ATTEMPT, retry_at, payload),
         )
 
     def _give_up(self, attempt: Attempt, error: BaseException) -> None:
@@ -270,6 +276,8 @@ class Executor:
         if isinstance(error, RetryableError):
             if error.retry_after is not None:
                 return _after(error.retry_after, now_us)
+        elif isinstance(error, asyncio.CancelledError):
+            pass  # not the step's own doing
         elif not settings.retries(error) or _is_call_error(error):
             return None
         return now_us + int(settings.backoff.delay(failures, random.random()) * 1e6)
@@ -347,8 +355,9 @@ def _steps(run: HotRun) -> dict[int, OpenStep]:
 
 
 async def _within(work: Any, seconds: float, name: str) -> Any:
+    scope = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as scope:
+        async with scope:
             return await work
     except TimeoutError as error:
         if scope.expired():
@@ -385,5 +394,3 @@ def _is_ctrl_c() -> bool:
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
-
-

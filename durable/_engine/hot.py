@@ -60,15 +60,27 @@ class HotRun:
             or self.birth is not None or self.state.wake_at == 0
         )  # fmt: skip
 
-    def drop(self) -> None:
-        """Let go of the body and everything armed for it."""
+    def drop(self, reason: Exception | None = None) -> None:
+        """Let go of the body and everything armed for it; `reason` is told to who waits."""
         self.gone = True
+        acks, self.acks = self.acks, []
+        for ack in acks:
+            settle(ack, reason)
         for alarm in self.alarms.values():
             alarm.cancel()
         self.alarms.clear()
         if self.body is not None:
             self.body.abandon()
             self.body = None
+
+
+def settle(ack: asyncio.Future[None], error: BaseException | None) -> None:
+    """Answer one who waits for a run's next COMMIT."""
+    if not ack.done() and not ack.get_loop().is_closed():
+        if error is None:
+            ack.set_result(None)
+        else:
+            ack.set_exception(error)
 
 
 def state_of(row: RunRow) -> RunState:

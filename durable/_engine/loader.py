@@ -25,7 +25,7 @@ from durable._engine.suspects import Suspects
 from durable._engine.timers import Timers
 from durable._journal.attributes import decode_attributes
 from durable._journal.journal import Journal
-from durable._journal.records import PENDING, RunRow
+from durable._journal.records import RunRow
 from durable._replay.body import INTERRUPTED, PARKED, Body
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
@@ -181,7 +181,7 @@ class Loader:
         note = INTERRUPTED if not self._journal.clean else PARKED
         maybe_running = row.wake_at is not None and row.wake_at <= self._booted_us
         for step in list(body.steps.values()):
-            if step.retry_at is not None and step.retry_at > self._booted_us or not maybe_running:
+            if (step.retry_at is not None and step.retry_at > self._booted_us) or not maybe_running:
                 self._activation.arm_retry(run, step)
             elif self._suspects.died_alone(run.row.pk, step.seq):
                 self._suspects.set_aside(run, step)

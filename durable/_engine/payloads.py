@@ -9,7 +9,7 @@ from typing import Any
 
 from durable._journal.codec import Codec
 from durable._journal.failure import Failure, decode_failure, encode_failure
-from durable.errors import RemoteError, StepFailedError, WorkflowRunFailedError
+from durable.errors import StepFailedError, WorkflowRunFailedError
 
 # Values of exactly these types cannot be changed, so by-value needs no copy.
 SCALARS = frozenset({int, str, bool, float, bytes, type(None)})
@@ -33,14 +33,14 @@ class EnginePayloads:
     def decode_error(self, payload: bytes, step: str, attempts: int) -> BaseException:
         """Return the original exception, or a `StepFailedError` that tells about it."""
         failure = decode_failure(payload, self.codec)
-        error = failure.rebuild()
+        error = failure.rebuild(strict=True)
         if error is None:
             error = StepFailedError(
                 step, attempts, failure.error_type, failure.message, failure.traceback_text
             )
             for note in failure.notes:
                 error.add_note(note)
-            error.__cause__ = _cause(failure)
+            error.__cause__ = failure.remote().__cause__
         return error
 
     def decode_run_failure(self, payload: bytes, run_id: str) -> WorkflowRunFailedError:
@@ -49,22 +49,8 @@ class EnginePayloads:
         error = WorkflowRunFailedError(
             run_id, failure.error_type, failure.message, failure.traceback_text
         )
-        error.__cause__ = failure.rebuild() or _remote(failure)
+        error.__cause__ = failure.rebuild() or failure.remote()
         return error
-
-
-def _cause(failure: Failure) -> BaseException | None:
-    if failure.cause is None:
-        return None
-    return failure.cause.rebuild() or _remote(failure.cause)
-
-
-def _remote(failure: Failure) -> RemoteError:
-    error = RemoteError(failure.error_type, failure.message, failure.traceback_text)
-    for note in failure.notes:
-        error.add_note(note)
-    error.__cause__ = _cause(failure)
-    return error
 
 
 def immutable(value: Any) -> bool:

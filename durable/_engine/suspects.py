@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
+from durable._base.clock import Clock
 from durable._engine.hot import HotRun
+from durable._engine.timers import Timers
 from durable._journal.journal import Journal
 from durable._journal.records import Write
 from durable._replay.body import OpenStep
 
 INTERRUPTIONS_OF_A_SUSPECT = 2
+# A suspect that has lived this long alone is acquitted; it may be a step that takes days.
+ACQUITTED_US = 30 * 1_000_000
 
 
 class Suspects:
@@ -27,7 +32,11 @@ class Suspects:
         journal: Journal,
         dispatch: Callable[[HotRun, OpenStep], None],
         block: Callable[[HotRun, str, str], None],
+        timers: Timers,
+        clock: Clock,
     ) -> None:
+        self._timers = timers
+        self._clock = clock
         self._journal = journal
         self._dispatch = dispatch
         self._block = block
@@ -37,7 +46,11 @@ class Suspects:
 
     def is_suspect(self, step: OpenStep) -> bool:
         """Tell whether a step must run alone."""
-        return step.interruptions >= INTERRUPTIONS_OF_A_SUSPECT and step is not self._alone
+        return (
+            step.interruptions >= INTERRUPTIONS_OF_A_SUSPECT
+            and step is not self._alone
+            and not step.step.name.startswith("durable.")  # our own steps only wait
+        )
 
     def died_alone(self, pk: int, seq: int) -> bool:
         """Tell whether the process died while only this suspect was running."""
@@ -85,6 +98,7 @@ class Suspects:
         if run.gone or run.body is None or step.seq not in run.body.steps:
             self.over(step)
         else:
+            self._timers.at(self._clock.wall_us() + ACQUITTED_US, partial(self.over, step))
             self._dispatch(run, step)
 
 

@@ -128,12 +128,12 @@ def _existing(conn: sqlite3.Connection, rows: Iterable[RunRow]) -> dict[str, Run
 def event_rows(writes: Iterable[Write], skipped: frozenset[int]) -> Iterator[_EventTuple]:
     """Yield the columns of all events, in submission order, checksum included."""
     for write in writes:
-        for pk, run_id, (seq, kind, ref, name, at, due, payload) in write.events:
+        for pk, run_id, event in write.events:
             if pk not in skipped:
-                # sqlite3 looks for an adapter of anything that is not exactly an int.
-                kind = int(kind)
-                crc = checksum(run_id, seq, kind, ref, name, at, due, payload)
-                yield (pk, seq, kind, ref, name, at, due, payload, crc)
+                seq, kind, ref, name, at, due, payload = event
+                crc = checksum(run_id, event)
+                # int(): sqlite3 looks for an adapter of anything that is not exactly an int.
+                yield (pk, seq, int(kind), ref, name, at, due, payload, crc)
 
 
 def _insert_events(conn: sqlite3.Connection, rows: Iterable[_EventTuple]) -> None:

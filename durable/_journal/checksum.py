@@ -9,17 +9,11 @@ from __future__ import annotations
 
 from zlib import crc32
 
+Fields = tuple[int, int, int, str, int, "int | None", "bytes | None"]
 
-def checksum(
-    run_id: str,
-    seq: int,
-    kind: int,
-    ref: int,
-    name: str,
-    at: int,
-    due: int | None,
-    payload: bytes | None,
-) -> int:
-    """Return the CRC-32 of one event; `kind` should be a plain int, for speed."""
-    head = f"{run_id}|{seq}|{kind}|{ref}|{at}|{due}|{name}"
+
+def checksum(run_id: str, fields: Fields) -> int:
+    """Return the CRC-32 of one event; `fields` are those of `Event`, in its order."""
+    seq, kind, ref, name, at, due, payload = fields
+    head = f"{run_id}|{seq}|{kind:d}|{ref}|{at}|{due}|{name}"
     return crc32(payload or b"", crc32(head.encode()))

@@ -82,6 +82,7 @@ class ControlServer:
         self._made: tuple[int, int] | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._connections: dict[asyncio.Task[None], _Connection] = {}
+        self._closer: asyncio.Task[object] | None = None  # a handler may be what closes us
         self._pid = os.getpid()
 
     def bind(self) -> str:
@@ -135,13 +136,15 @@ class ControlServer:
         await asyncio.sleep(0)  # aborted transports close in the next turn of the loop
 
     def _cancel_all(self) -> set[asyncio.Task[None]]:
-        ending = set() if self._accepting is None else {self._accepting}
+        self._closer = asyncio.current_task()
+        ending: set[asyncio.Task[None] | None] = {self._accepting, None}
         for serving, connection in self._connections.items():
             ending |= {serving, *connection.requests.values()}
-        ending -= {asyncio.current_task()}  # a handler may be what closes us
-        for task in ending:
+        ending.discard(self._closer)
+        tasks = {task for task in ending if task is not None}
+        for task in tasks:
             task.cancel()
-        return ending
+        return tasks
 
     def _close_listener(self) -> None:
         listener, self._listener = self._listener, None
@@ -168,13 +171,14 @@ class ControlServer:
 
     def _accept_waiting(self, listener: socket.socket, failed: asyncio.Future[OSError]) -> None:
         # A plain callback: an awaited accept that is cancelled loses what it has accepted.
+        if failed.done():  # or cancelled, with `_accept`, after this callback became ready
+            return
         try:
             peer = sockets.accept(listener)
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as error:
-            if not failed.done():
-                failed.set_result(error)
+            failed.set_result(error)
             return
         if self._may_enter(peer):
             self._welcome(peer)
@@ -188,7 +192,7 @@ class ControlServer:
         serving.add_done_callback(self._leave)
 
     def _may_enter(self, peer: socket.socket) -> bool:
-        if not sockets.same_user(peer):
+        if not sockets.may_ask(peer):
             _log.warning("a control connection of another user was refused")
             return False
         if len(self._connections) < self.connections_max:
@@ -203,7 +207,7 @@ class ControlServer:
 
     def _leave(self, serving: asyncio.Task[None]) -> None:
         # Not at the end of `serve`: a task cancelled before its first step never gets there.
-        self._connections.pop(serving).drop()
+        self._connections.pop(serving).drop(self._closer)
         if not serving.cancelled() and (error := serving.exception()) is not None:
             _log.error("a control connection failed", exc_info=error)
 
@@ -231,10 +235,11 @@ class _Connection:
         except OSError as error:
             _log.debug("a control connection broke: %s", error)
 
-    def drop(self) -> None:
-        """Cancel the requests and close; what was not sent yet is lost."""
+    def drop(self, spared: asyncio.Task[object] | None) -> None:
+        """Cancel the requests but one and close; what was not sent yet is lost."""
         for request in self.requests.values():
-            request.cancel()
+            if request is not spared:
+                request.cancel()
         if self._writer is None:
             sockets.close(self._peer)
         else:

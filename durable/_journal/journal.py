@@ -208,9 +208,7 @@ class _Owner:
         return cls(driver, writer, boot)
 
 
-def _prepare(
-    files: JournalFiles, durability: str, now_us: int, conn: sqlite3.Connection
-) -> Boot:
+def _prepare(files: JournalFiles, durability: str, now_us: int, conn: sqlite3.Connection) -> Boot:
     return prepare(conn, files, durability, now_us)
 
 

@@ -59,6 +59,7 @@ class Reader:
         self._halted: asyncio.Future[None] | None = None
         self._refused: str | None = None
         self._closed = False
+        self._unprepared = False
 
     async def open(self) -> None:
         """Connect and check the schema version."""
@@ -181,6 +182,8 @@ class Reader:
                 await asyncio.shield(self._halted)
             if self._refused is not None:
                 raise JournalError(self._refused)
+            if again and self._unprepared:
+                self._connect_again()
             try:
                 return await self._driver.call(fn)
             except sqlite3.Error as error:
@@ -221,15 +224,18 @@ class Reader:
     def _connect_again(self) -> None:
         # In the driver's order: any question asked from now on comes after these two.
         if not self._closed and self._halted is None:
-            self._driver.reopen(_ignore)
-            self._driver.submit(self._prepare, _ignore)
+            self._driver.reopen(lambda _: None)
+            self._driver.submit(self._prepare, self._prepared)
 
     def _prepare(self, conn: sqlite3.Connection) -> None:
-        prepare_reader(conn, self._path)
+        try:
+            prepare_reader(conn, self._path)
+        except BaseException:
+            conn.close()  # better none than one with the wrong settings
+            raise
 
-
-def _ignore(*_: object) -> None:
-    """The next question meets the same error, and reports it."""
+    def _prepared(self, _: None, error: BaseException | None) -> None:
+        self._unprepared = error is not None
 
 
 def _read_history(
@@ -251,7 +257,7 @@ def _verified(run_id: str, place: int, row: _StoredEvent) -> Event:
             f"the history of run {run_id} lacks event {place} (the next one is {seq}): "
             "restore the journal from a backup"
         )
-    if checksum(run_id, *row[:7]) != row[7]:
+    if checksum(run_id, row[:7]) != row[7]:
         raise JournalCorruptError(
             f"event {seq} of run {run_id} does not match its checksum: the disk or another "
             "program changed it; restore the journal from a backup"

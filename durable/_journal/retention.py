@@ -27,23 +27,23 @@ _RUNS_AT_ONCE = 100
 _PAGES_AT_ONCE = 256
 
 
-class _Jobs(Protocol):
+class _Chores(Protocol):
     async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run `fn` on the writing connection, between batches."""
 
 
-async def delete_expired(jobs: _Jobs, now_us: int, limit: int) -> int:
+async def delete_expired(chores: _Chores, now_us: int, limit: int) -> int:
     """Delete up to `limit` runs expired at `now_us`, with their space; return how many."""
     deleted = 0
     more = True
     while more and deleted < limit:
         step = min(limit - deleted, _RUNS_AT_ONCE)
-        doomed = await jobs.run(partial(_doom, now_us, step))
+        doomed = await chores.run(partial(_doom, now_us, step))
         deleted += doomed
         more = doomed == step
-        while await jobs.run(_delete_events):
+        while await chores.run(_delete_events):
             pass
-    while await jobs.run(_return_pages):
+    while await chores.run(_return_pages):
         pass
     return deleted
 
@@ -83,5 +83,7 @@ def _return_pages(conn: sqlite3.Connection) -> bool:
     (free,) = conn.execute("PRAGMA freelist_count").fetchone()
     if not free:
         return False
-    conn.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE:d})").fetchall()
+    # Not execute(): the pragma gives a row without columns for each page, and execute()
+    # stops at the first one.
+    conn.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE:d})")
     return True

@@ -26,6 +26,7 @@ from durable.errors import JournalError
 
 PATH_BYTES_MAX = 100  # the kernel's limit is 104 on macOS, 108 on Linux, with the final NUL
 _BACKLOG = 128
+_UCRED = struct.Struct("iII")  # pid, uid, gid
 
 
 def socket_path_of(journal_path: str) -> str:
@@ -66,7 +67,7 @@ def connect(path: str) -> socket.socket:
     peer = _guarded_socket()
     try:
         peer.connect(path)  # on unix sockets at once, or an error: the kernel answers
-        if not same_user(peer):
+        if not may_answer(peer):
             raise PermissionError(errno.EPERM, "the listener belongs to another user", path)
     except BaseException:
         close(peer)
@@ -74,18 +75,23 @@ def connect(path: str) -> socket.socket:
     return peer
 
 
-def same_user(peer: socket.socket) -> bool:
-    """Whether the process at the other end runs as this user, or as root.
+def may_ask(peer: socket.socket) -> bool:
+    """Whether an owner hears the process at the other end: of the same user, or root's."""
+    return _uid(peer) in {os.geteuid(), 0}
 
-    Where the kernel does not tell (macOS), the mode of the socket file has to do.
-    """
+
+def may_answer(peer: socket.socket) -> bool:
+    """Whether a client believes the listener: as `may_ask`, but root may work with any."""
+    return os.geteuid() == 0 or may_ask(peer)
+
+
+def _uid(peer: socket.socket) -> int:
     credentials = getattr(socket, "SO_PEERCRED", None)
-    if credentials is None:
-        return True
-    _pid, uid, _gid = struct.unpack(
-        "iII", peer.getsockopt(socket.SOL_SOCKET, credentials, struct.calcsize("iII"))
-    )
-    return uid in (os.geteuid(), 0) or os.geteuid() == 0
+    if credentials is None:  # macOS, where the mode of the socket file has to do
+        return os.geteuid()
+    packed = peer.getsockopt(socket.SOL_SOCKET, credentials, _UCRED.size)
+    _pid, uid, _gid = _UCRED.unpack(packed)
+    return int(uid)
 
 
 def accept(listener: socket.socket) -> socket.socket:

@@ -25,9 +25,7 @@ def read(file: str) -> str:
 def parse(text: str) -> dict[str, str]:
     """Split the text of a queries file into its named statements."""
     pieces = _NAME.split(text)[1:]
-    return {
-        name: _compact(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)
-    }
+    return {name: _compact(body) for name, body in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 def statements(script: str) -> list[str]:

@@ -48,7 +48,7 @@ _RESERVE_RETRY_SECONDS = 10.0
 _NEEDS_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 
 
-class _Job(NamedTuple):
+class _Chore(NamedTuple):
     """A function that must run between batches, such as a piece of retention."""
 
     fn: Callable[[sqlite3.Connection], object]
@@ -89,9 +89,9 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._tally = Tally()
         self._queue: deque[Write] = deque()
-        self._jobs: deque[_Job] = deque()
-        self._job_is_next = False
-        self._busy = False  # a batch or a job is in flight, or the writer is fenced
+        self._chores: deque[_Chore] = deque()
+        self._chore_is_next = False
+        self._busy = False  # a batch or a chore is in flight, or the writer is fenced
         self._delivering = False
         self._closed = False
         self._faults = 0  # in a row
@@ -141,14 +141,14 @@ class Writer:
             else:
                 answer.set_exception(error)
 
-        self._jobs.append(_Job(fn, done))
+        self._chores.append(_Chore(fn, done))
         self._go_on()
         return await answer
 
     async def drain(self) -> None:
         """Refuse new writes and wait for the present ones; never waits for a failing disk."""
         self._closed = True
-        while self._busy or self._queue or self._jobs:
+        while self._busy or self._queue or self._chores:
             if self._timer is not None:
                 self._give_up(self._timer)
                 return
@@ -166,8 +166,8 @@ class Writer:
     def _go_on(self) -> None:
         if self._busy or self._delivering:
             return
-        if self._jobs and (self._job_is_next or not self._queue):
-            self._start_job(self._jobs.popleft())
+        if self._chores and (self._chore_is_next or not self._queue):
+            self._start_chore(self._chores.popleft())
         elif self._queue:
             self._start_batch()
         else:
@@ -180,7 +180,7 @@ class Writer:
             write = self._queue.popleft()
             batch.append(write)
             rows += 1 + len(write.events) + len(write.runs)
-        self._busy = self._job_is_next = True
+        self._busy = self._chore_is_next = True
         again = self._faults > 0
         self._driver.submit(partial(self._perform, batch, again), partial(self._performed, batch))
 
@@ -242,23 +242,23 @@ class Writer:
         except Exception:
             _log.exception("durable: a callback after a write raised; the write itself stands")
 
-    # --- jobs ---------------------------------------------------------------------
+    # --- chores -------------------------------------------------------------------
 
-    def _start_job(self, job: _Job) -> None:
+    def _start_chore(self, chore: _Chore) -> None:
         self._busy = True
-        self._job_is_next = False
-        self._driver.submit(job.fn, partial(self._job_done, job))
+        self._chore_is_next = False
+        self._driver.submit(chore.fn, partial(self._chore_done, chore))
 
-    def _job_done(self, job: _Job, result: object, error: BaseException | None) -> None:
+    def _chore_done(self, chore: _Chore, result: object, error: BaseException | None) -> None:
         self._busy = False
         if error is None:
-            job.done(result, None)
+            chore.done(result, None)
             self._go_on()
         elif is_disk_fault(error):
-            job.done(None, translate(error, self._files.path, "writing to"))
+            chore.done(None, translate(error, self._files.path, "writing to"))
             self._fence([], error)
         else:
-            job.done(None, refusal(error))
+            chore.done(None, refusal(error))
             self._go_on()
 
     # --- a failing disk -----------------------------------------------------------
@@ -292,10 +292,7 @@ class Writer:
         self._wake_drain()
 
     def _refuse(self, writes: Iterable[Write], error: BaseException) -> None:
-        refused = [
-            (write, translate(error, self._files.path, "writing to"))
-            for write in writes
-        ]
+        refused = [(write, translate(error, self._files.path, "writing to")) for write in writes]
         self._deliver_all(refused)
 
     def _recover(self, error: BaseException) -> None:
@@ -349,7 +346,7 @@ class Writer:
             _log.warning("durable: writing to the journal %s goes on", self._files.path)
         if self._reserve_due is not None and self._clock.boot() >= self._reserve_due:
             self._reserve_due = self._clock.boot() + _RESERVE_RETRY_SECONDS
-            self._jobs.append(_Job(lambda _: self._files.take_reserve(), self._reserve_tried))
+            self._chores.append(_Chore(lambda _: self._files.take_reserve(), self._reserve_tried))
 
     def _reserve_tried(self, taken: object, error: BaseException | None) -> None:
         if taken and error is None:
@@ -365,8 +362,8 @@ class Writer:
         abandoned = [*self._limbo, *self._queue]
         self._limbo, self._queue = [], deque()
         self._deliver_all([(write, error) for write in abandoned])
-        while self._jobs:
-            self._jobs.popleft().done(None, error)
+        while self._chores:
+            self._chores.popleft().done(None, error)
 
     def _wake_drain(self) -> None:
         if self._turn is not None and not self._turn.done():

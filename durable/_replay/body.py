@@ -19,7 +19,7 @@ from zlib import crc32
 from durable._replay.events import TERMINAL, Event, EventKind
 from durable._replay.freeze import freeze
 from durable._replay.guard import install
-from durable._replay.loop import BodyFuture, BodyLoop, Timer
+from durable._replay.loop import BodyFuture, Timer, make_loop
 from durable._replay.script import UNDECODED, Inbound, Script
 from durable._replay.source import UNKNOWN, suspended_line
 from durable.errors import NotInBodyError, WorkflowTimeoutError
@@ -141,7 +141,7 @@ class Body:
         self.run_id = run_id
         self.script = Script(history)
         # The upper bits come from the run's id, the lower ones count tasks and futures.
-        self.loop = BodyLoop(self, crc32(run_id.encode()) << 24)
+        self.loop = make_loop(self, crc32(run_id.encode()) << 24)
         self.steps: dict[int, OpenStep] = {}
         self.waits: dict[int, OpenWait] = {}
         self.created: list[OpenStep | OpenWait] = []
@@ -196,8 +196,8 @@ class Body:
     def abandon(self) -> None:
         """Drop the body as it stands, without running its `finally` blocks."""
         self.loop.stop()
-        if self._task is not None:
-            freeze(self.loop.live_tasks())
+        if alive := self.loop.live_tasks():
+            freeze(alive)
 
     @property
     def started(self) -> bool:
@@ -330,9 +330,7 @@ class Body:
         """Journal time in seconds since the run was created."""
         return (self.script.now_us - self._created_at) / 1e6
 
-    def create_step(
-        self, step: Named, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> BodyFuture:
+    def create_step(self, step: Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BodyFuture:
         """Issue a step and return the future of its outcome.
 
         Raises:
@@ -366,7 +364,7 @@ class Body:
         future = self.loop.create_future()
         handle = Timer(0.0, _set_none, (future,), self.loop, None)
         self._arm(handle, due_us, "until")
-        future.add_done_callback(lambda done: done.cancelled() and handle.cancel())
+        future.add_done_callback(lambda done: handle.cancel() if done.cancelled() else None)
         return future
 
     def arm(self, handle: Timer, delay: float, name: str) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 _PASSED_OVER = tuple(
-    str(Path(file).parent)
-    for file in (str(Path(__file__).parent), asyncio.__file__)
+    str(Path(file).parent) for file in (str(Path(__file__).parent), asyncio.__file__)
 ) + (contextlib.__file__,)
 
 UNKNOWN = "an unknown line"

@@ -57,7 +57,7 @@ async def start(workflow: Any, /, *args: Any, **kwargs: Any) -> Run[Any]:
         ``run = await start(fulfil, "A-17"); print(await run.result())``
     """
     if current_body() is not None:
-        return cast("Run[Any]", (await _start_in_body([(workflow, args, kwargs)]))[0])
+        return (await _start_in_body([(workflow, args, kwargs)]))[0]
     return (await begin(await current_runtime(), [(workflow, args, kwargs)]))[0]
 
 

@@ -102,11 +102,9 @@ async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
         return ()
     body = access.live_body(row.run_id)
     if body is not None:
-        opened = sorted([*body.steps.items(), *body.waits.items()], key=lambda item: item[0])
-        return tuple(
-            f"step {o.step.name} (attempt {o.attempt})" if seq in body.steps else _wait(o.due)
-            for seq, o in opened
-        )
+        opened = {seq: f"step {s.step.name} (attempt {s.attempt})" for seq, s in body.steps.items()}
+        opened.update({seq: _wait(wait.due) for seq, wait in body.waits.items()})
+        return tuple(opened[seq] for seq in sorted(opened))
     return _open_in(await access.reader.history(row.pk, row.run_id))
 
 

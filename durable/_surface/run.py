@@ -144,9 +144,7 @@ class Run(Generic[R]):
 
     # --- how -------------------------------------------------------------------------------
 
-    async def _asked(
-        self, method: str, ask: Callable[[], Awaitable[T]], *args: object
-    ) -> T:
+    async def _asked(self, method: str, ask: Callable[[], Awaitable[T]], *args: object) -> T:
         if current_body() is not None:
             return cast(T, await _IN_BODY(self.run_id, method, args))
         return await ask()
@@ -234,9 +232,7 @@ async def _result_in_step(run_id: str, timeout: float | None) -> object:
 
 # Asking again would not help: the answer of a run that has ended does not change.
 _ONCE = StepOptions(max_retries=0)
-_IN_BODY: Step[[str, str, tuple[object, ...]], object] = Step(
-    _ask_in_step, "durable.run", _ONCE
-)
+_IN_BODY: Step[[str, str, tuple[object, ...]], object] = Step(_ask_in_step, "durable.run", _ONCE)
 _in_body_result: Step[[str, float | None], object] = Step(
     _result_in_step, "durable.run.result", _ONCE
 )

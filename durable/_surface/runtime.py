@@ -174,9 +174,7 @@ class Runtime:
         try:
             await self._drop_reader()
             self._journal = await self._open_journal(owner=True)
-            self._engine = Engine(
-                self._journal, self.payloads, self._clock, self._options, self
-            )
+            self._engine = Engine(self._journal, self.payloads, self._clock, self._options, self)
             await self._engine.open()
             await server.start()
         except BaseException:

@@ -18,12 +18,26 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from os import PathLike
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from durable._authoring.workflow import Workflow
+from durable._base.clock import Clock
+from durable._journal.codec import Codec
+from durable._journal.driver import DriverFactory
+from durable._surface.api import new_event_loop
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.run import Run
-from durable._surface.runtime import Runtime
+from durable._surface.runtime import Duration, Runtime
 from durable.errors import RuntimeClosedError, RuntimeNotRunningError, WrongContextError
 
 P = ParamSpec("P")
@@ -36,8 +50,25 @@ logger = logging.getLogger("durable")
 _CLOSE_SECONDS = 10.0
 
 
+class RuntimeOptions(TypedDict, total=False):
+    """The options of `Runtime`, which explains them."""
+
+    durability: Literal["full", "process"]
+    client: bool
+    retention: Duration | Literal["forever"] | None
+    drain_seconds: float
+    grace: Duration
+    threads: int
+    processes: int | None
+    codec: Codec | None
+    idle_runs: int
+    allow_unsafe_filesystem: bool
+    clock: Clock | None
+    driver: DriverFactory
+
+
 class SyncRuntime:
-    """A `Runtime` in a thread of its own, for scripts and programs with a main loop of another kind.
+    """A `Runtime` in a thread of its own, for scripts and programs with another main loop.
 
     Args:
         path, options: as for `Runtime`.
@@ -49,12 +80,12 @@ class SyncRuntime:
         ``with SyncRuntime("app.db") as rt: print(rt.start(fulfil, "A-17").result())``
     """
 
-    def __init__(self, path: str | PathLike[str], **options: Any) -> None:
+    def __init__(self, path: str | PathLike[str], **options: Unpack[RuntimeOptions]) -> None:
         self._make = lambda: Runtime(path, **options)
-        self._drain_seconds = float(options.get("drain_seconds") or 0.0)
+        self._drain_seconds = options.get("drain_seconds", 5.0)
         self._host: _Host | None = None
 
-    def __enter__(self) -> SyncRuntime:
+    def __enter__(self) -> Self:
         self.open()
         return self
 
@@ -96,7 +127,8 @@ class SyncRuntime:
     def start(self, workflow: Any, /, *args: Any, **kwargs: Any) -> SyncRun[Any]:
         """Start a run; returns as soon as it is recorded. See `durable.start`."""
         host = self._opened()
-        return SyncRun(host.call(lambda: host.runtime.start(workflow, *args, **kwargs)), host)
+        run = host.call(lambda: host.runtime.start(workflow, *args, **kwargs))
+        return SyncRun(run, host)
 
     def start_many(
         self,
@@ -211,6 +243,7 @@ class _Host:
         self._thread = threading.Thread(target=self._work, name="durable-sync", daemon=True)
         self._loop: AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._ending = False
         self.over = False
 
     def open(self) -> None:
@@ -223,7 +256,7 @@ class _Host:
 
     def _work(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=_new_loop) as runner:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(self._live())
         except BaseException as error:
             if self._ready.done():
@@ -236,6 +269,8 @@ class _Host:
     async def _live(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        if self._ending:
+            self._stop.set()
         self.runtime = self._make()
         async with self.runtime:
             self._ready.set_result(None)
@@ -269,6 +304,7 @@ class _Host:
 
     def close(self, seconds: float) -> None:
         """End the runtime, the loop and the thread; give up waiting after so many seconds."""
+        self._ending = True  # seen by the thread, or else it has put the event there
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:
             try:
@@ -283,11 +319,3 @@ class _Host:
 
 async def _awaited(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return await make()
-
-
-def _new_loop() -> AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()

@@ -35,17 +35,15 @@ async def flow(n: int, padding: str = "") -> int:
     return len(first + await produce(n)) // len(str(n))
 
 
-def fill(place: Path) -> Path:
-    """Write a file until nothing more fits; return it."""
-    ballast = place / "ballast"
-    with ballast.open("wb", buffering=0) as file:
+def fill(place: Path) -> None:
+    """Write to the ballast file until nothing more fits."""
+    with (place / "ballast").open("ab", buffering=0) as file:
         try:
             while file.write(os.urandom(512)):
                 pass
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-    return ballast
 
 
 async def start_until_refused(runtime: Runtime) -> tuple[list[Run[int]], str | None]:
@@ -60,17 +58,32 @@ async def start_until_refused(runtime: Runtime) -> tuple[list[Run[int]], str | N
     return runs, None
 
 
+async def start_until_nothing_fits(
+    runtime: Runtime, place: Path
+) -> tuple[list[Run[int]], str | None]:
+    """Fill the disk and start runs, until the journal has found no more space to free."""
+    runs: list[Run[int]] = []
+    refused: str | None = None
+    for _ in range(10):
+        fill(place)
+        more, refused = await start_until_refused(runtime)
+        runs += more
+        if not more:
+            break
+    fill(place)  # refusing freed the -wal and the reserve
+    return runs, refused
+
+
 async def main(place: Path) -> dict[str, object]:
     """Start, fill the disk, go on starting until it is refused, free the disk, finish."""
     async with Runtime(str(place / "app.db")) as runtime:
         early = [await runtime.start(flow, n) for n in range(3)]
-        ballast = fill(place)
-        late, refused = await start_until_refused(runtime)
-        runs = early + late
+        runs, refused = await start_until_nothing_fits(runtime, place)
+        runs += early
         gate.set()
         await asyncio.sleep(0.5)  # time in which a wrong engine would fail the steps
         during = [str(await run.status()) for run in runs]
-        ballast.unlink()
+        (place / "ballast").unlink()
         results = [await run.result(timeout=20) for run in runs]
         after = await (await runtime.start(flow, 7)).result(timeout=20)
         attempts = [event.kind for run in runs for event in await run.events()]

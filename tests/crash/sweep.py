@@ -100,7 +100,9 @@ def main() -> int:
     if unknown := set(asked.what) - set(KINDS) - set(SCENARIOS):
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join([*KINDS, *SCENARIOS])}")
     with ForkServer() as server:
-        sweep = Sweep(server, Path(tempfile.mkdtemp(prefix="crash-")), asked.every)
+        sweep = Sweep(
+            server, trials.fast_place() or Path(tempfile.mkdtemp(prefix="crash-")), asked.every
+        )
         for kind, name in itertools.product(kinds, names):
             before, began = sweep.tried, time.monotonic()
             sweep.run(kind, name)

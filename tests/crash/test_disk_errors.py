@@ -34,21 +34,21 @@ def trials(server: ForkServer, scenario: str, place: Path, action: str, times: i
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_work_goes_on_after_an_error_of_the_disk(
-    scenario: str, server: ForkServer, tmp_path: Path
+    scenario: str, server: ForkServer, place: Path
 ) -> None:
     """EIO once, at any operation: no acknowledged loss, no failed step, no restart."""
-    assert trials(server, scenario, tmp_path, "ioerr", 1) > 0
+    assert trials(server, scenario, place, "ioerr", 1) > 0
 
 
 @pytest.mark.parametrize("scenario", ["fan", "family", "cancel"])
 def test_work_goes_on_after_a_disk_was_broken_for_a_while(
-    scenario: str, server: ForkServer, tmp_path: Path
+    scenario: str, server: ForkServer, place: Path
 ) -> None:
     """EIO for five operations in a row, which outlasts a reopening."""
-    assert trials(server, scenario, tmp_path, "ioerr", 5) > 0
+    assert trials(server, scenario, place, "ioerr", 5) > 0
 
 
 @pytest.mark.parametrize("scenario", ["fan", "family", "cancel"])
-def test_work_goes_on_after_a_full_disk(scenario: str, server: ForkServer, tmp_path: Path) -> None:
+def test_work_goes_on_after_a_full_disk(scenario: str, server: ForkServer, place: Path) -> None:
     """ENOSPC for three writes in a row, then there is space again."""
-    assert trials(server, scenario, tmp_path, "full", 3) > 0
+    assert trials(server, scenario, place, "full", 3) > 0

@@ -28,28 +28,26 @@ def operations(server: ForkServer, scenario: str, place: Path) -> int:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_nothing_is_lost_or_repeated_after_a_kill(
-    scenario: str, server: ForkServer, tmp_path: Path
+    scenario: str, server: ForkServer, place: Path
 ) -> None:
     """SIGKILL before the n-th write, sync, truncate or delete; then a restart."""
-    count = operations(server, scenario, tmp_path / "undisturbed")
+    count = operations(server, scenario, place / "undisturbed")
     for at in sample(count, 10, SEED):
-        kill_trial(server, scenario, tmp_path / str(at), [at])
+        kill_trial(server, scenario, place / str(at), [at])
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_write_torn_by_a_kill_is_no_harm(
-    scenario: str, server: ForkServer, tmp_path: Path
-) -> None:
+def test_a_write_torn_by_a_kill_is_no_harm(scenario: str, server: ForkServer, place: Path) -> None:
     """SIGKILL after half of the n-th write."""
-    count = operations(server, scenario, tmp_path / "undisturbed")
+    count = operations(server, scenario, place / "undisturbed")
     for at in sample(count, 4, SEED + 1):
-        kill_trial(server, scenario, tmp_path / str(at), [at], "kill-half")
+        kill_trial(server, scenario, place / str(at), [at], "kill-half")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_recovery_itself_survives_a_kill(scenario: str, server: ForkServer, tmp_path: Path) -> None:
+def test_recovery_itself_survives_a_kill(scenario: str, server: ForkServer, place: Path) -> None:
     """Kill the first process, then the one that recovers; the third comes through."""
-    count = operations(server, scenario, tmp_path / "undisturbed")
+    count = operations(server, scenario, place / "undisturbed")
     pairs = zip(sample(count, 4, SEED + 2), (3, 9, 17, 30), strict=True)
     for first, second in pairs:
-        kill_trial(server, scenario, tmp_path / str(first), [first, second])
+        kill_trial(server, scenario, place / str(first), [first, second])

@@ -16,10 +16,10 @@ SEED = 3
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_no_power_cut_loses_what_was_acknowledged(
-    scenario: str, server: ForkServer, tmp_path: Path
+    scenario: str, server: ForkServer, place: Path
 ) -> None:
     """States with unsynced writes lost, torn or reordered; some are then worked to the end."""
     judged = power_cut_trials(
-        server, scenario, tmp_path, seed=SEED, judge_share=0.2, resume_share=0.01
+        server, scenario, place, seed=SEED, judge_share=0.2, resume_share=0.01
     )
     assert judged > 20

@@ -68,6 +68,15 @@ async def open_journal(path: Path | str, *, clock=None, **options):
         await journal.close()
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Let the loop turn until something holds."""
+    for _ in range(1_000_000):
+        if holds():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
 def outside(path, query, *parameters):
     """What another program sees in the file."""
     connection = sqlite3.connect(path)
@@ -131,6 +140,14 @@ class ShakyConnection:
     def executemany(self, sql, rows):
         """Run one statement for many rows."""
         return self._plan.watch(sql, lambda: self._real.executemany(sql, rows))
+
+    def executescript(self, script):
+        """Run a script."""
+        return self._plan.watch(script, lambda: self._real.executescript(script))
+
+    def close(self):
+        """Close the connection."""
+        self._real.close()
 
 
 class ShakyDriver(ThreadDriver):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -148,7 +149,7 @@ async def test_forked_child_cannot_use_the_connection(uri):
         except ForkedJournalError:
             os._exit(7)
         os._exit(1)
-    _, status = os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)  # noqa: ASYNC222  # it ends at once
     assert os.waitstatus_to_exitcode(status) == 7
     assert await driver.call(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
     await driver.close()
@@ -215,8 +216,6 @@ def test_interpreter_exits_promptly_without_closing(journal_path, way, wait):
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     acknowledged = [int(line) for line in ended.stdout.split()]
-    import sqlite3
-
     connection = sqlite3.connect(journal_path)
     recorded = {seq for (seq,) in connection.execute("SELECT seq FROM events")}
     connection.close()

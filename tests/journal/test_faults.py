@@ -22,6 +22,7 @@ from tests.journal.rig import (
     outside,
     run_row,
     shaky,
+    until,
     write,
 )
 
@@ -132,8 +133,7 @@ async def test_paused_writer_says_so_and_refuses_new_starts_at_once(journal_path
     async with open_journal(journal_path, driver_factory=shaky(plan), clock=clock) as journal:
         plan.times = 2
         answer = asyncio.ensure_future(journal.perform(new_run(journal, "a", vital=True)[1]))
-        while not clock.armed:
-            await asyncio.sleep(0)
+        await until(lambda: clock.armed)
         assert "full" in journal.writer.paused
         with pytest.raises(JournalFullError):
             await journal.perform(new_run(journal, "b")[1])
@@ -172,8 +172,7 @@ async def test_closing_while_the_disk_fails_does_not_hang(journal_path):
     journal = await Journal.open(journal_path, driver_factory=shaky(plan), clock=clock)
     plan.times = 1000
     answer = asyncio.ensure_future(journal.perform(new_run(journal, "a", vital=True)[1]))
-    while not clock.armed:
-        await asyncio.sleep(0)
+    await until(lambda: clock.armed)
     await journal.close()
     with pytest.raises(JournalError, match="closed while it could not be written"):
         await answer
@@ -240,8 +239,7 @@ async def test_deleted_wal_is_noticed_within_one_commit_and_loses_nothing(journa
 
 
 async def test_foreign_checkpoint_after_an_inner_close_is_survived(journal_path, caplog):
-    """The measured trap: a copy inside our process drops SQLite's locks, an outsider then
-    deletes the -wal; all commits acknowledged afterwards must still be seen from outside."""
+    """A copy made inside our process drops SQLite's locks; then an outsider deletes the -wal."""
     async with open_journal(journal_path) as journal:
         pk, first = new_run(journal, "a")
         await journal.perform(first)
@@ -275,8 +273,7 @@ async def test_replaced_file_stops_writing_until_it_is_put_back(journal_path):
         vital = asyncio.ensure_future(
             journal.perform(write(events=[event(pk, "a", 2)], vital=True))
         )
-        while not clock.armed:
-            await asyncio.sleep(0)
+        await until(lambda: clock.armed)
         assert "deleted or replaced" in journal.writer.paused
         assert journal_path.read_bytes() == b""
         with pytest.raises(JournalError, match="put the original back"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from contextlib import closing
 
@@ -174,15 +175,13 @@ async def test_read_error_is_reported_and_passes(journal_path):
         assert len(await journal.reader.history(pk, "a")) == 3
         assert plan.met == 1
         plan.times = 2
-        with pytest.raises(JournalError, match="made by a test"):
+        with pytest.raises(JournalError, match="reading the journal"):
             await journal.reader.history(pk, "a")
         assert len(await journal.reader.history(pk, "a")) == 3
 
 
 async def test_flipped_bits_never_change_what_is_read(journal_path, tmp_path, seed):
-    """120 single flips in the file: an error or the right history, never another one."""
-    import random
-
+    """120 single flips in the file: an error or a true beginning, never another history."""
     draw = random.Random(seed)
     pk = await recorded(journal_path, events=200)
     async with open_journal(journal_path, owner=False) as journal:
@@ -196,7 +195,8 @@ async def test_flipped_bits_never_change_what_is_read(journal_path, tmp_path, se
         copy.write_bytes(damaged)
         try:
             async with open_journal(copy, owner=False) as journal:
-                assert await journal.reader.history(pk, "a") in (right, [])
+                found = await journal.reader.history(pk, "a")
+                assert found == right[: len(found)]
         except JournalError:
             noticed += 1
         copy.unlink()

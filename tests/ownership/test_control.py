@@ -427,6 +427,7 @@ async def test_processes_of_other_users_are_not_heard(
         print(peer.recv(1), flush=True)
     """
     os.chmod(server.socket_path, 0o666)
+    os.chmod(os.path.dirname(server.socket_path), 0o777)
     other = process(program, server.socket_path)
     assert await asyncio.to_thread(other.line) == "b''"
     assert "another user was refused" in caplog.text
@@ -726,15 +727,20 @@ async def test_nothing_is_left_of_a_hundred_clients(server: ControlServer) -> No
     """Neither connections, nor guarded descriptors, nor warnings at collection."""
     from durable._journal import forkguard
 
-    await asyncio.sleep(0)
-    before = len(forkguard._guarded), len(os.listdir("/proc/self/fd"))
-    for n in range(100):
-        client = ControlClient(server.socket_path)
-        await client.connect()
-        assert await client.call("echo", n=n) == {"n": n}
-        await client.close()
-    while server._connections:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    gc.collect()
-    assert (len(forkguard._guarded), len(os.listdir("/proc/self/fd"))) == before
+    async def visits(count: int) -> tuple[int, int]:
+        for n in range(count):
+            client = ControlClient(server.socket_path)
+            await client.connect()
+            assert await client.call("echo", n=n) == {"n": n}
+            await client.close()
+        while server._connections:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gc.collect()
+        return len(forkguard._guarded), len(os.listdir("/proc/self/fd"))
+
+    guarded, opened = await visits(3)
+    guarded_later, opened_later = await visits(100)
+    assert guarded_later <= guarded
+    assert opened_later <= opened
