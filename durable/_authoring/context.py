@@ -7,13 +7,16 @@ engine sets around it (and that a sync step's thread inherits).
 from __future__ import annotations
 
 from asyncio import _get_running_loop
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from durable._replay.body import Body
 from durable._replay.loop import BodyLoop
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,11 @@ class WorkflowMetadata:
 
 
 class Attempt(Protocol):
-    """An attempt as the code inside it sees it; `runtime` is the one that runs it."""
+    """An attempt as the code inside it sees it."""
 
-    runtime: object
+    @property
+    def runtime(self) -> object:
+        """The runtime that makes the attempt; None in a worker process."""
 
     @property
     def metadata(self) -> StepMetadata:
@@ -63,3 +68,22 @@ def current_body() -> Body | None:
     """Return the body whose code is running, or None outside workflow bodies."""
     loop = _get_running_loop()
     return cast(Body, loop._timers) if type(loop) is BodyLoop else None
+
+
+@dataclass(frozen=True, slots=True)
+class _FarAttempt:
+    """An attempt in a worker process, where no runtime is."""
+
+    metadata: StepMetadata
+    runtime: object = None
+
+
+def run_in_attempt(
+    metadata: StepMetadata, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> T:
+    """Run a step's function in a worker process, where context variables do not reach."""
+    token = current_attempt.set(_FarAttempt(metadata))
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        current_attempt.reset(token)

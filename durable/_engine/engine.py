@@ -84,9 +84,7 @@ class Engine:
         self.scheduler = Scheduler(
             loop, clock, self._activation.activate, self._evicted, options.idle_runs_max
         )
-        self._suspects = Suspects(
-            journal, self._executor.dispatch, self.block, self._timers, clock
-        )
+        self._suspects = Suspects(journal, self._executor.dispatch, self.block, self._timers, clock)
         self._executor.suspects = self._suspects
         self._commands = Commands(
             journal, self.scheduler, self._activation, payloads, clock, options.grace_us

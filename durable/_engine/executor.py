@@ -15,9 +15,11 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, cast
 
-from durable._authoring.context import StepMetadata, current_attempt
+from durable._authoring.context import StepMetadata, current_attempt, run_in_attempt
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step
 from durable._base.clock import Clock
@@ -38,6 +40,8 @@ from durable.errors import (
 )
 
 logger = logging.getLogger("durable")
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 # How long a cancelled step may go on before nobody waits for it any more.
 STRAY_SECONDS = 1.0
@@ -182,11 +186,17 @@ class Executor:
             )
         if made.settings.executor == "process":
             attempt.ticket = self._processes.submit(
-                made, args, kwargs, self._sync_done(attempt), self._loop, self._threads
+                run_in_attempt,
+                (attempt.metadata, made.fn, args, kwargs),
+                {},
+                self._sync_done(attempt),
+                self._loop,
+                self._threads,
             )
         else:
+            call = partial(made.fn, *args, **kwargs)
             attempt.ticket = self._threads.submit(
-                lambda: context.run(made.fn, *args, **kwargs), self._sync_done(attempt), self._loop
+                call, self._sync_done(attempt), self._loop, context=context
             )
 
     async def _run_async(
@@ -383,8 +393,8 @@ def _is_call_error(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    raised_here = trace is not None and trace.tb_frame.f_code.co_filename == __file__
-    return isinstance(error, TypeError) and raised_here
+    ours = trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE)
+    return isinstance(error, TypeError) and ours  # raised before the step's first line
 
 
 def _is_ctrl_c() -> bool:

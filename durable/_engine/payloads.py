@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from durable._journal.codec import Codec
-from durable._journal.failure import Failure, decode_failure, encode_failure
+from durable._journal.failure import decode_failure, encode_failure
 from durable.errors import StepFailedError, WorkflowRunFailedError
 
 # Values of exactly these types cannot be changed, so by-value needs no copy.

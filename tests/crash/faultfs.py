@@ -3,13 +3,14 @@
 It copies the default VFS of the very SQLite library that `_sqlite3` uses, registers the
 copy under its own name, and puts itself between SQLite and the files of a journal (main
 database, -wal, rollback journal). Every write, sync, truncate and delete is one numbered
-operation. At operation n it can kill the process (before it, or after half of the write),
-fail once or until cleared, or play a full disk; it can also record every operation, so
-that the states a power cut may leave behind can be built (see `states`).
+operation; reads can be numbered instead. At operation n it can kill the process (before
+it, or after half of the write), fail once or for a while, or play a full disk; it can
+also record every operation, so that the states a power cut may leave behind can be built
+(see `states`).
 
 Unmodified `sqlite3` and `aiosqlite` use it, either for one file by a URI
 (``file:/x/app.db?vfs=faultfs``) or for every file opened afterwards (``default=True``).
-Reads, locks and shared memory go to the real VFS untouched. Operations on other threads
+Locks and shared memory go to the real VFS untouched. Operations on other threads
 are numbered in the order in which they arrive here.
 
 It does not lie about success: what it reports as done has been done.
@@ -33,16 +34,18 @@ OK = 0
 FULL = 13
 IOERR = 10
 ERRORS = {
+    "read": IOERR | 1 << 8,
     "write": IOERR | 3 << 8,
     "sync": IOERR | 4 << 8,
     "truncate": IOERR | 6 << 8,
     "delete": IOERR | 10 << 8,
 }
+CHANGES = frozenset({"write", "sync", "truncate", "delete"})
 FOREVER = 1 << 60  # for `Fault.times`: until `FaultFS.disarm`
 # SQLITE_OPEN_MAIN_DB, _MAIN_JOURNAL and _WAL: the files whose operations count.
 JOURNAL_FILES = 0x100 | 0x800 | 0x80000
 
-Action = Literal["kill", "kill-half", "ioerr", "full"]
+Action = Literal["kill", "kill-half", "interrupt", "ioerr", "full"]
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,18 @@ class Fault:
     Args:
         at: number of the operation, 1 = the first after `FaultFS.arm`.
         action: ``kill`` = SIGKILL just before it; ``kill-half`` = after half of that write;
-            ``ioerr`` = report an I/O error; ``full`` = report a full disk, for writes
-            that would make a file longer (others succeed, as on a real full disk).
+            ``interrupt`` = SIGINT just before it, as by Ctrl-C; ``ioerr`` = report an I/O
+            error; ``full`` = report a full disk, for writes that would make a file longer
+            (others succeed, as on a real full disk).
         times: how many operations fail before the disk works again; default one.
-        only: kinds of operation that can fail; default all.
+        only: kinds of operation that are counted and can fail; default: all but reads.
         keep: share of a failing write that reaches the file all the same.
     """
 
     at: int
     action: Action
     times: int = 1
-    only: frozenset[str] = frozenset(ERRORS)
+    only: frozenset[str] = CHANGES
     keep: float = 0.0
 
 
@@ -178,11 +182,13 @@ class FaultFS:
     def _next(self, kind: str, grows: Callable[[], bool]) -> Fault | None:
         """Number one operation; return the fault that it meets, if any."""
         with self._lock:
-            self.count += 1
             fault = self._fault
+            if kind not in (fault.only if fault else CHANGES):
+                return None
+            self.count += 1
             if fault is None or self.count < fault.at or self.fired >= fault.times:
                 return None
-            if kind not in fault.only or (fault.action == "full" and not grows()):
+            if fault.action == "full" and not grows():
                 return None
             self.fired += 1
             return fault
@@ -196,13 +202,21 @@ class FaultFS:
             return OK, 0.5
         if fault.action in ("kill", "kill-half"):
             _die()
+        if fault.action == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+            return OK, 1.0
         return (FULL if fault.action == "full" else ERRORS[kind]), fault.keep
 
     def _note(self, op: Op) -> None:
         if self.ops is not None:
             self.ops.append(op)
 
-    # --- the four operations, called by SQLite ---
+    # --- the operations, called by SQLite ---
+
+    def _read(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
+        code, _ = self._meet("read")
+        result: int = code or raw.read(file, data, size, offset)
+        return result
 
     def _write(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
         code, share = self._meet("write", lambda: offset + size > raw.size(file))
@@ -259,6 +273,7 @@ class FaultFS:
         if address not in self._methods:
             methods = _Methods.from_buffer_copy(_Methods.from_address(address))
             raw = _Raw(methods)
+            methods.xRead = _pointer(_WRITE, lambda *a: self._read(raw, *a))
             methods.xWrite = _pointer(_WRITE, lambda *a: self._write(raw, *a))
             methods.xSync = _pointer(_SYNC, lambda *a: self._sync(raw, *a))
             methods.xTruncate = _pointer(_TRUNCATE, lambda *a: self._truncate(raw, *a))
@@ -291,6 +306,7 @@ class _Raw:
     """The original methods of one kind of file."""
 
     def __init__(self, methods: _Methods) -> None:
+        self.read = _WRITE(methods.xRead)  # same signature as xWrite
         self.write = _WRITE(methods.xWrite)
         self.sync = _SYNC(methods.xSync)
         self.truncate = _TRUNCATE(methods.xTruncate)

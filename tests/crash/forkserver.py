@@ -24,6 +24,7 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_SECONDS = 30
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Outcome:
     """How a child ended.
 
     Attributes:
-        code: exit code; negative = killed by that signal.
+        code: exit code; negative = killed by that signal, `INTERRUPTED` = ended by SIGINT.
         operations: operations since the fault was armed (0 when killed).
         fired: how often the fault happened (0 when killed).
         errors: what it wrote to stderr.
@@ -129,6 +130,8 @@ def _live(request: Request, report: Path, errors: Path) -> None:
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         _play(request, report)
         code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except BaseException:
         traceback.print_exc()
     finally:
@@ -142,7 +145,8 @@ def _play(request: Request, report: Path) -> None:
 
     disk = faultfs.install()
     ops = disk.record() if request.record else None
-    disk.arm(faultfs.Fault(**(request.fault or {"at": faultfs.FOREVER, "action": "kill"})))
+    fault = {"at": faultfs.FOREVER, "action": "kill", **(request.fault or {})}
+    disk.arm(faultfs.Fault(**fault | {"only": frozenset(fault.get("only", faultfs.CHANGES))}))
     place = request.place
     ledger = place / f"ledger.{request.phase}"
     asyncio.run(

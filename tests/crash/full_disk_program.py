@@ -11,7 +11,9 @@ import asyncio
 import errno
 import json
 import os
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from durable import Run, Runtime, step, workflow
@@ -87,8 +89,11 @@ async def main(place: Path) -> dict[str, object]:
         results = [await run.result(timeout=20) for run in runs]
         after = await (await runtime.start(flow, 7)).result(timeout=20)
         attempts = [event.kind for run in runs for event in await run.events()]
+    with closing(sqlite3.connect(place / "app.db")) as connection:
+        (recorded,) = connection.execute("SELECT count(*) FROM runs").fetchone()
     return {
-        "runs": len(runs),
+        "started": len(runs) + 1,
+        "recorded": recorded,
         "refused": refused,
         "during": sorted(set(during)),
         "results": sorted(set(results)),

@@ -45,7 +45,7 @@ class BrokenError(Exception):
 # --- steps ----------------------------------------------------------------------------
 
 
-def _attempt(fails: int) -> Callable[[], None]:
+def attempt(fails: int) -> Callable[[], None]:
     """Note that an attempt begins; return what notes its end, or fail as planned."""
     meta = get_step_metadata()
     facts = (meta.run_id, meta.name, meta.attempt, meta.idempotency_key)
@@ -60,7 +60,7 @@ def make(label: str, *, fails: int = 0, **options: Any) -> Any:
     """Return an async step called `label` that adds one; its first `fails` attempts fail."""
 
     async def body(value: int) -> int:
-        finish = _attempt(fails)
+        finish = attempt(fails)
         await asyncio.sleep(0)
         finish()
         return value + 1
@@ -72,7 +72,7 @@ def make_sync(label: str, *, fails: int = 0) -> Any:
     """Return the same as a plain function, for the thread pool."""
 
     def body(value: int) -> int:
-        finish = _attempt(fails)
+        finish = attempt(fails)
         finish()
         return value + 1
 

@@ -18,9 +18,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from durable import Runtime, sleep, start, workflow
+from durable import Runtime, sleep, start, step, workflow
 from tests.crash.ledger import Ledger, Marks
-from tests.crash.program import BrokenError, Program, insist, make, make_sync, note, use_ledger
+from tests.crash.program import (
+    BrokenError,
+    Program,
+    attempt,
+    insist,
+    make,
+    make_sync,
+    note,
+    use_ledger,
+)
 
 LONG = 3600.0
 
@@ -136,7 +145,9 @@ async def main_family(program: Program) -> None:
         await program.start(sequential.options(run_id="batch-done"), 0)
     await program.finish(program.runtime.get_run("batch-done"))
     family = await program.start(parent.options(run_id="parent-1"), 5)
-    for child in await program.finish(family):
+    children = await program.finish(family)
+    assert isinstance(children, list), f"the parent did not return its children: {children}"
+    for child in children:
         await program.finish(program.runtime.get_run(child))
 
 
@@ -245,6 +256,32 @@ async def main_race(program: Program) -> None:
     await asyncio.gather(*map(program.finish, runs))
 
 
+# --- 9. a step that starts a run ----------------------------------------------------------
+
+
+@step(name="crash.spawn", max_retries=0)
+async def spawn(value: int) -> str:
+    """Start a run under a fixed id, after a while; stopping may come in between."""
+    finish = attempt(fails=0)
+    await asyncio.sleep(0.003)
+    run = await insist(lambda: start(one.options(run_id=f"spawned-{value}"), value))
+    finish()
+    return run.run_id
+
+
+@workflow(name="crash.spawner")
+async def spawner(value: int) -> str:
+    """One such step."""
+    return await spawn(value)
+
+
+async def main_spawner(program: Program) -> None:
+    """Two runs that start two more."""
+    runs = [await program.start(spawner.options(run_id=f"spawner-{n}"), n) for n in (1, 2)]
+    for run in runs:
+        await program.finish(program.runtime.get_run(await program.finish(run)))
+
+
 SCENARIOS = {
     "sequential": Scenario(
         main_sequential, {"seq-1": ("completed", "15"), "seq-2": ("completed", "25")}
@@ -272,6 +309,15 @@ SCENARIOS = {
         failing=frozenset({"crash.t1", "crash.t3"}),
     ),
     "race": Scenario(main_race, {"race-1": ("completed", "3"), "race-2": ("completed", "4")}),
+    "spawner": Scenario(
+        main_spawner,
+        {
+            "spawner-1": ("completed", "spawned-1"),
+            "spawner-2": ("completed", "spawned-2"),
+            "spawned-1": ("completed", "2"),
+            "spawned-2": ("completed", "3"),
+        },
+    ),
 }
 
 

@@ -4,9 +4,10 @@
     python -m tests.crash.sweep kill fan cancel       # one kind, some scenarios
     python -m tests.crash.sweep ioerr --every 3       # every third operation
 
-Kinds: ``kill``, ``kill-half``, ``kill-twice`` (the recovery is killed, too), ``ioerr`` (once),
-``ioerr-long`` (six in a row), ``full`` and ``power``. Exit code 1 and the directories of
-the failed trials when a promise was broken.
+Kinds: ``kill``, ``kill-half``, ``kill-twice`` (the recovery is killed, too), ``interrupt``
+(stopped in an orderly way by SIGINT), ``ioerr`` (once),
+``ioerr-long`` (six in a row), ``ioerr-read``, ``full`` and ``power``. Exit code 1, and the
+directories of the failed trials, when a promise was broken.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.crash import trials
 from tests.crash.faultfs import FOREVER
@@ -25,8 +27,18 @@ from tests.crash.forkserver import ForkServer
 from tests.crash.oracle import PromiseBrokenError
 from tests.crash.scenarios import SCENARIOS
 
-KILLS = {"kill": "kill", "kill-half": "kill-half", "kill-twice": "kill"}
-ERRORS = {"ioerr": ("ioerr", 1), "ioerr-long": ("ioerr", 6), "full": ("full", 3)}
+KILLS = {
+    "kill": "kill",
+    "kill-half": "kill-half",
+    "kill-twice": "kill",
+    "interrupt": "interrupt",
+}
+ERRORS: dict[str, dict[str, Any]] = {
+    "ioerr": {"action": "ioerr"},
+    "ioerr-long": {"action": "ioerr", "times": 6},
+    "ioerr-read": {"action": "ioerr", "only": ["read"]},
+    "full": {"action": "full", "times": 3},
+}
 KINDS = (*KILLS, *ERRORS, "power")
 GIVE_UP = 20  # broken promises
 
@@ -66,10 +78,7 @@ class Sweep:
                 kills = [at, 1 + at * 7 % 40] if kind == "kill-twice" else [at]
                 result = trials.kill_trial(self._server, scenario, place, kills, KILLS[kind])
                 return result[0] > 0
-            action, times = ERRORS[kind]
-            outcome = trials.error_trial(
-                self._server, scenario, place, at=at, action=action, times=times
-            )
+            outcome = trials.error_trial(self._server, scenario, place, at, ERRORS[kind])
             return outcome.operations >= at
         except PromiseBrokenError as error:
             self._report(error)

@@ -41,6 +41,7 @@ def test_a_full_disk_pauses_work_and_fails_nothing(tmp_path: Path) -> None:
     assert "full" in seen["refused"]
     assert set(seen["during"]) <= {"pending", "running", "completed"}
     assert "running" in seen["during"]
+    assert seen["recorded"] == seen["started"]
     assert seen["results"] == [80_000]
     assert seen["after"] == 80_000
     assert (seen["retried"], seen["failed"]) == (0, 0)

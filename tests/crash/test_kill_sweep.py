@@ -45,6 +45,16 @@ def test_a_write_torn_by_a_kill_is_no_harm(scenario: str, server: ForkServer, pl
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
+def test_nothing_is_lost_or_repeated_after_an_interrupt(
+    scenario: str, server: ForkServer, place: Path
+) -> None:
+    """SIGINT at the n-th operation: an orderly stop, which no run takes for a cancellation."""
+    count = operations(server, scenario, place / "undisturbed")
+    for at in sample(count, 4, SEED + 3):
+        kill_trial(server, scenario, place / str(at), [at], "interrupt")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_recovery_itself_survives_a_kill(scenario: str, server: ForkServer, place: Path) -> None:
     """Kill the first process, then the one that recovers; the third comes through."""
     count = operations(server, scenario, place / "undisturbed")

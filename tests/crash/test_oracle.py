@@ -16,8 +16,8 @@ STEP, STEP_DONE, STEP_RETRIED = 10, 12, 11
 
 
 def history(*kinds: tuple[int, int]) -> list[Row]:
-    """Return rows of (kind, ref), numbered from 1; every step is called ``a``."""
-    return [Row(seq, kind, ref, "a", None) for seq, (kind, ref) in enumerate(kinds, 1)]
+    """Return rows of (kind, ref), numbered from 1; every step is called ``crash.a``."""
+    return [Row(seq, kind, ref, "crash.a", None) for seq, (kind, ref) in enumerate(kinds, 1)]
 
 
 def journal(*kinds: tuple[int, int], status: str = "running") -> Journal:
@@ -30,14 +30,14 @@ def ledger(*facts: list[object]) -> Ledger:
     return Ledger.from_lines([json.dumps([str(value) for value in fact]) for fact in facts])
 
 
-BEGUN = ["begin", "r", "a", 1, "key"]
-ENDED = ["end", "r", "a", 1, "key"]
+BEGUN = ["begin", "r", "crash.a", 1, "key"]
+ENDED = ["end", "r", "crash.a", 1, "key"]
 GOING = journal((CREATED, 0), (STARTED, 0), (STEP, 0))
 DONE = journal((CREATED, 0), (STARTED, 0), (STEP, 0), (STEP_DONE, 3))
 RETRIED = journal((CREATED, 0), (STARTED, 0), (STEP, 0), (STEP_RETRIED, 3))
 
 BROKEN: dict[str, Callable[[], object]] = {
-    "a gap": Journal({"r": "running"}, {}, {"r": [Row(2, STEP, 0, "a", None)]}).check,
+    "a gap": Journal({"r": "running"}, {}, {"r": [Row(2, STEP, 0, "crash.a", None)]}).check,
     "two outcomes": journal((STEP, 0), (STEP_DONE, 1), (STEP_DONE, 1)).check,
     "two ends": journal((COMPLETED, 0), (COMPLETED, 0), status="completed").check,
     "life after the end": journal((COMPLETED, 0), (STEP, 0), status="completed").check,
@@ -56,7 +56,7 @@ BROKEN: dict[str, Callable[[], object]] = {
     "a shortened history": lambda: oracle.check_is_continued(DONE, GOING),
     "a repeated step": lambda: oracle.check_completed_is_not_repeated(DONE, ledger(BEGUN)),
     "a changed key": lambda: oracle.check_attempts(
-        [ledger(BEGUN), ledger(["begin", "r", "a", 2, "another"])]
+        [ledger(BEGUN), ledger(["begin", "r", "crash.a", 2, "another"])]
     ),
     "a shared key": lambda: oracle.check_attempts([ledger(BEGUN, ["begin", "r", "b", 1, "key"])]),
     "a repeated attempt": lambda: oracle.check_attempts([ledger(BEGUN), ledger(BEGUN)]),
@@ -82,7 +82,10 @@ def test_the_oracle_notices(what: str) -> None:
 
 def test_the_oracle_accepts_an_honest_crash() -> None:
     """A step interrupted before its outcome may run again, under the next number."""
-    first, second = ledger(["acked", "r"], BEGUN), ledger(["begin", "r", "a", 2, "key"], ENDED)
+    first, second = (
+        ledger(["acked", "r"], BEGUN),
+        ledger(["begin", "r", "crash.a", 2, "key"], ENDED),
+    )
     GOING.check()
     oracle.check_nothing_acknowledged_is_lost(GOING, first)
     oracle.check_completed_is_not_repeated(GOING, second)

@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.crash import oracle, states
 from tests.crash.faultfs import FOREVER
-from tests.crash.forkserver import ForkServer, Outcome, Request
+from tests.crash.forkserver import INTERRUPTED, ForkServer, Outcome, Request
 from tests.crash.ledger import Ledger
 from tests.crash.oracle import Journal, PromiseBrokenError
 from tests.crash.scenarios import SCENARIOS
@@ -73,7 +74,8 @@ def kill_trial(
 ) -> tuple[int, int]:
     """Kill one process after the other, each at its operation; then let one come to its end.
 
-    A process that ends before its operation ends the trial. Returns how many processes
+    With the action ``interrupt`` they are stopped in an orderly way instead. A process
+    that ends before its operation ends the trial. Returns how many processes
     were killed, and how many operations the last one made.
     """
     with trial(place, f"{scenario} with {action} at {kills}"):
@@ -85,7 +87,7 @@ def kill_trial(
             )
             ledger = Ledger.read(place / f"ledger.{killed + 1}")
             oracle.check_completed_is_not_repeated(before, ledger)
-            if outcome.code != -signal.SIGKILL:
+            if outcome.code not in {-signal.SIGKILL, INTERRUPTED}:
                 break
             killed += 1
             before = _after_kill(before, place, ledger)
@@ -103,12 +105,11 @@ def _after_kill(before: Journal, place: Path, ledger: Ledger) -> Journal:
 
 
 def error_trial(
-    server: ForkServer, scenario: str, place: Path, *, at: int, action: str, times: int
+    server: ForkServer, scenario: str, place: Path, at: int, fault: dict[str, Any]
 ) -> Outcome:
-    """Let the disk fail `times` operations from `at` on; the same process must come through."""
-    with trial(place, f"{scenario} with {times} x {action} at {at}"):
-        fault = {"at": at, "action": action, "times": times}
-        outcome = server.play(Request(scenario, str(place), 1, fault))
+    """Let the disk fail as `fault` says from `at` on; the same process must come through."""
+    with trial(place, f"{scenario} with {fault} at {at}"):
+        outcome = server.play(Request(scenario, str(place), 1, {"at": at, **fault}))
         expect_success(outcome)
         journal = judge_end(scenario, place, 1, exactly=True)
         ledger = Ledger.read(place / "ledger.1")

@@ -356,14 +356,22 @@ async def main(fn, *args):
     ProcessPool().submit(fn, args, {}, lambda *both: result.set_result(both), loop,
                          threads=ThreadPool())
     return await result
+
+async def until_told(fn, *args):
+    call = asyncio.create_task(main(fn, *args))
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_reader(0, told.set)
+    await told.wait()
+    asyncio.get_running_loop().remove_reader(0)
+    os.read(0, 1)
 """
 
 
 def run_program(end: str) -> subprocess.Popen[str]:
-    """Start a script that has no `__main__` guard."""
+    """Start a script that has no `__main__` guard, and may fork."""
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM + end],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-W", "ignore", "-c", PROGRAM + end],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -382,43 +390,43 @@ def test_functions_of_main_go_by_value_and_main_is_not_run_again() -> None:
 
 
 async def _worker_of(program: subprocess.Popen[str]) -> int:
+    """Return the pid of the stuck worker, and tell the program that it is stuck."""
     assert program.stderr is not None
-    line = await asyncio.to_thread(program.stderr.readline)
-    word, pid = line.split()
+    assert program.stdin is not None
+    word, pid = (await asyncio.to_thread(program.stderr.readline)).split()
     assert word == "stuck"
+    program.stdin.write("\n")
+    program.stdin.flush()
     return int(pid)
 
 
 async def test_worker_ends_when_the_program_is_killed_in_the_middle_of_a_call() -> None:
-    """Even if a fork of the program lives on: it holds no pipe."""
+    """Even while a fork of the program lives on: it holds no pipe of the worker's."""
     program = run_program(
-        "reader, writer = os.pipe()\n"
-        "def fork():\n"
-        "    if not os.fork():\n"
-        "        os.close(writer)\n"
-        "        os.read(reader, 1)\n"
+        "async def then_fork():\n"
+        "    await until_told(stuck)\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        os.read(0, 1)\n"
         "        os._exit(0)\n"
-        "async def both():\n"
-        "    asyncio.get_running_loop().call_later(0.3, fork)\n"
-        "    await main(stuck)\n"
-        "asyncio.run(both())\n"
+        "    print(child, flush=True)\n"
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(then_fork())\n"
     )
     worker = await _worker_of(program)
+    assert program.stdout is not None
+    lines = [await asyncio.to_thread(program.stdout.readline) for _ in range(2)]
+    child = int(lines[1])
+    assert is_running(worker)
     program.kill()
-    program.communicate(timeout=WAIT)
     await until(lambda: not is_running(worker))
+    assert is_running(child)
+    program.communicate(timeout=WAIT)
 
 
 async def test_program_ends_although_a_call_is_stuck() -> None:
     """Without closing anything, and the worker ends with it."""
-    program = run_program(
-        "async def short():\n"
-        "    try:\n"
-        "        await asyncio.wait_for(main(stuck), 0.5)\n"
-        "    except TimeoutError:\n"
-        "        print('end')\n"
-        "asyncio.run(short())\n"
-    )
+    program = run_program("asyncio.run(until_told(stuck))\nprint('end')\n")
     worker = await _worker_of(program)
     out, _ = program.communicate(timeout=WAIT)
     assert out == "main module is run\nend\n"

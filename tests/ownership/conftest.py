@@ -1,7 +1,8 @@
-"""Fixtures of the ownership tests: other processes that really own a journal.
+"""Fixtures of the ownership tests: servers, clients, and other processes that really own.
 
-Gives `process`, which runs a Python program given as text and talks to it by lines.
-Programs are written in full in the tests, so that a test shows what both sides do.
+Gives `server` and `client`, connected, with an `owner` behind them; and `process`, which
+runs a Python program given as text and talks to it by lines. Programs are written in
+full in the tests, so that a test shows what both sides do.
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from durable._journal import sockets
+from durable._journal.control import ControlServer
+from durable._journal.control_client import ControlClient
+from tests.ownership.owner import Owner
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,3 +75,42 @@ def process() -> Iterator[Callable[..., Process]]:
     yield start
     for one in started:
         one.close()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket, unlike `tmp_path` at times."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def path(short_path: Path) -> str:
+    """Where the control socket of the test's journal is."""
+    return sockets.socket_path_of(str(short_path / "app.db"))
+
+
+@pytest.fixture
+async def owner() -> Owner:
+    """What the server of the test serves."""
+    return Owner()
+
+
+@pytest.fixture
+async def server(path: str, owner: Owner) -> AsyncIterator[ControlServer]:
+    """A server with small limits, started."""
+    server = ControlServer(
+        path, owner.handle, frame_bytes_max=100_000, requests_max=5, connections_max=3
+    )
+    await server.start()
+    yield server
+    await server.close()
+
+
+@pytest.fixture
+async def client(server: ControlServer) -> AsyncIterator[ControlClient]:
+    """A client of that server, connected."""
+    client = ControlClient(server.socket_path, frame_bytes_max=100_000)
+    await client.connect()
+    yield client
+    await client.close()

@@ -1,0 +1,220 @@
+"""What the command line may do with a journal that other programs run.
+
+Owns two ways in. `Bystander` reads the file and nothing else, so it works beside an owner
+and without one. `commanding` gives a command to the owner over its control socket; when
+no process has the journal open, it takes the owner's lock for the moment of one write.
+
+Invariants: neither executes a run, and neither loads code from the journal. After the
+moment of a write the journal is left as it was found: one that a crash left behind still
+counts as such, so the next owner notes the interrupted attempts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from durable._authoring.workflow import KEEP_FOR_EVER
+from durable._base.clock import Clock, SystemClock
+from durable._engine.payloads import EnginePayloads
+from durable._engine.ports import EnginePort
+from durable._engine.remote import RemoteEngine
+from durable._journal.codec import Codec
+from durable._journal.control_client import own_or_connect
+from durable._journal.filesystem import canonical_journal_path, check_filesystem, journal_file
+from durable._journal.journal import Journal
+from durable._journal.lock import OwnerLock
+from durable._journal.reader import Reader
+from durable._journal.records import (
+    BLOCKED,
+    CANCELLED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    RunEvent,
+    RunRow,
+    RunState,
+    Write,
+)
+from durable._replay.body import Body
+from durable._replay.events import Event, EventKind
+from durable.errors import JournalError, RuntimeNotRunningError, WorkflowRunNotFoundError
+
+
+class Bystander:
+    """A journal opened for reading only; handles of runs can be asked through it.
+
+    Args:
+        path: the journal's file; it must exist.
+
+    Raises on opening: `JournalError` when there is no journal or it cannot be read.
+
+    Example:
+        ``async with Bystander("app.db") as access: await Run("order-17", access).events()``
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = canonical_journal_path(path)
+        self.payloads = EnginePayloads(Codec())
+        self._journal: Journal | None = None
+
+    async def open(self) -> None:
+        """Open the file for reading."""
+        self._journal = await Journal.open(self.path, clock=SystemClock(), owner=False)
+
+    async def close(self) -> None:
+        """Close the file."""
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            await journal.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def reader(self) -> Reader:
+        """Answers questions from the journal."""
+        if self._journal is None:
+            raise RuntimeNotRunningError(f"{self.path} is not open: use it in `async with`")
+        return self._journal.reader
+
+    def live_body(self, run_id: str) -> Body | None:
+        """Return None: no run is in memory here."""
+        return None
+
+    async def port(self) -> EnginePort:
+        """Refuse commands."""
+        raise RuntimeNotRunningError(f"{self.path} is open for reading only")
+
+
+class CommandPort(Protocol):
+    """The commands about existing runs; the methods are those of `EnginePort`."""
+
+    async def cancel(self, run_id: str, reason: str | None) -> None:
+        """Record a request to cancel."""
+
+    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
+        """End pending sleeps; return how many."""
+
+    async def resume(self, run_id: str) -> None:
+        """Let a blocked run try again."""
+
+
+@asynccontextmanager
+async def commanding(path: str | os.PathLike[str]) -> AsyncIterator[CommandPort]:
+    """Give the way to command the runs of a journal, whether or not it has an owner.
+
+    Args:
+        path: the journal's file; it must exist.
+
+    Raises:
+        JournalError: there is no journal, or it cannot be opened.
+    """
+    path = canonical_journal_path(path)
+    check_filesystem(path)
+    if not os.path.exists(journal_file(path)):
+        raise JournalError(f"there is no journal at {path}: check the path")
+    lock, clock = OwnerLock(path), SystemClock()
+    command = " ".join(sys.argv)[:300]
+    client = await own_or_connect(lock, {"since": clock.wall_us(), "command": command})
+    if client is not None:
+        try:
+            yield RemoteEngine(client)
+        finally:
+            await client.close()
+        return
+    try:
+        journal = await Journal.open(path, clock=clock)
+        try:
+            yield Unowned(journal, clock)
+        finally:
+            await journal.close(clean=journal.clean)
+    finally:
+        lock.release()
+
+
+class Unowned:
+    """Commands written into a journal that no process executes; see `CommandPort`.
+
+    What needs the run's own code (to cancel or wake a body that has begun) is refused:
+    only a program that has that code can do it, and what it then does must be recorded
+    together with the command.
+
+    Args:
+        journal: opened as owner.
+    """
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self._journal = journal
+        self._clock = clock
+
+    async def cancel(self, run_id: str, reason: str | None) -> None:
+        """Cancel a run that has not begun or is blocked; see `EnginePort`.
+
+        A run without a retention of its own is then kept: the runtime's is not known here.
+        """
+        row = await self._row(run_id)
+        if row.status in FINISHED:
+            return
+        if row.status != BLOCKED and row.started_at is not None:
+            raise self._needs_its_code(run_id, "cancelled")
+        last = await self._journal.reader.last_event(row.pk, run_id)
+        if last is None:
+            raise WorkflowRunNotFoundError(run_id)
+        at = max(self._clock.wall_us(), last.at)
+        payload = None if reason is None else reason.encode()
+        event = Event(last.seq + 1, EventKind.RUN_CANCELLED, 0, "", at, None, payload)
+        state = RunState(CANCELLED, row.started_at, at, None, _expiry(row, at), None, row.pk)
+        await self._perform([RunEvent(row.pk, run_id, event)], state)
+
+    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
+        """Return 0 for a run that cannot be sleeping; refuse the others."""
+        row = await self._row(run_id)
+        if row.status == RUNNING:
+            raise self._needs_its_code(run_id, "woken")
+        return 0
+
+    async def resume(self, run_id: str) -> None:
+        """Let a blocked run try again at the next opening; see `EnginePort`."""
+        row = await self._row(run_id)
+        if row.status == BLOCKED:
+            status = PENDING if row.started_at is None else RUNNING
+            await self._perform([], RunState(status, row.started_at, None, 0, None, None, row.pk))
+
+    async def _row(self, run_id: str) -> RunRow:
+        row = await self._journal.reader.run_by_id(run_id)
+        if row is None:
+            raise WorkflowRunNotFoundError(run_id)
+        return row
+
+    async def _perform(self, events: list[RunEvent], state: RunState) -> None:
+        await self._journal.perform(Write(done=_ignore, events=events, states=[state]))
+
+    def _needs_its_code(self, run_id: str, done: str) -> RuntimeNotRunningError:
+        return RuntimeNotRunningError(
+            f"run {run_id} has begun and no process has the journal {self._journal.path} open: "
+            f"it can only be {done} while a program that has its code is running; "
+            "start that program and repeat the command"
+        )
+
+
+def _expiry(row: RunRow, at: int) -> int | None:
+    kept = row.retention_us
+    return None if kept is None or kept == KEEP_FOR_EVER else at + kept
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Do nothing: `perform` tells the outcome."""

@@ -1,0 +1,212 @@
+"""The command `durable`: look at a journal, act on its runs, see a demonstration.
+
+Owns arguments, output and exit codes: 0 done, 1 an error told in one line on stderr,
+2 wrong usage, 130 interrupted. It never executes a run: reading goes through `Bystander`,
+commands go to the owner of the journal or are written in its absence (see `bystander`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from durable._journal.control_client import OwnerLostError
+from durable._journal.records import BLOCKED, FINISHED, RunRow
+from durable._surface.bystander import Bystander, CommandPort, commanding
+from durable._surface.current import DEFAULT_PATH
+from durable._surface.history import read_events, waiting_for
+from durable._surface.listing import event_facts, history_lines, plain, run_facts, run_lines
+from durable._surface.run import Run
+from durable.errors import DurableError, WorkflowRunNotFoundError
+
+STATUSES = ("pending", "running", "blocked", "completed", "failed", "cancelled")
+_TRIES = 5  # of a command whose owner went away while it was being given
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Perform one command line and return the exit code.
+
+    Args:
+        argv: the arguments; default those of the process.
+    """
+    arguments = _parser().parse_args(argv)
+    _never_fail_to_print()
+    logging.basicConfig(format="%(message)s")  # warnings of the library, on stderr
+    try:
+        code: int = arguments.perform(arguments)
+        sys.stdout.flush()
+    except (DurableError, OSError, ValueError, sqlite3.Error) as error:
+        return _told(error)
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _told(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    print(f"durable: {plain(str(error))}", file=sys.stderr)
+    return 1
+
+
+def _never_fail_to_print() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(errors="backslashreplace")
+
+
+# --- arguments --------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    from durable import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="durable", description="Look at a journal of durable runs, and act on them."
+    )
+    parser.add_argument("--version", action="version", version=f"durable {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(commands.add_parser("demo", help="see a process killed and its run go on"))
+    _add_runs(commands.add_parser("runs", help="list runs, newest first"))
+    _add_show(commands.add_parser("show", help="show one run with its history"))
+    cancel = _add_command(commands.add_parser("cancel", help="cancel a run"), _cancel)
+    cancel.add_argument("--reason", help="kept with the run and shown to its waiters")
+    _add_command(commands.add_parser("wake", help="end a run's pending sleeps now"), _wake)
+    _add_command(commands.add_parser("resume", help="let a blocked run try again"), _resume)
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep", metavar="DIR", help="leave the journal and the ledger in DIR")
+    parser.set_defaults(perform=_demo)
+
+
+def _add_runs(parser: argparse.ArgumentParser) -> None:
+    _add_journal(parser, _runs)
+    parser.add_argument("--status", choices=STATUSES, help="only runs with this status")
+    parser.add_argument("--workflow", metavar="NAME", help="only runs of this workflow")
+    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="at most N (20)")
+    parser.add_argument("--json", action="store_true", help="as a JSON array")
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    _add_journal(parser, _show)
+    parser.add_argument("run_id", metavar="RUN_ID")
+    parser.add_argument("--json", action="store_true", help="as a JSON object")
+
+
+Ask = Callable[[CommandPort, argparse.Namespace], Awaitable[str]]
+
+
+def _add_command(parser: argparse.ArgumentParser, ask: Ask) -> argparse.ArgumentParser:
+    _add_journal(parser, lambda arguments: asyncio.run(_command(arguments, ask)))
+    parser.add_argument("run_id", metavar="RUN_ID")
+    return parser
+
+
+def _add_journal(
+    parser: argparse.ArgumentParser, perform: Callable[[argparse.Namespace], int]
+) -> None:
+    default = os.environ.get("DURABLE_JOURNAL") or DEFAULT_PATH
+    parser.add_argument(
+        "--db", metavar="PATH", default=default, help="the journal ($DURABLE_JOURNAL, durable.db)"
+    )
+    parser.set_defaults(perform=perform)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
+    return min(int(text), 1_000_000)
+
+
+# --- looking ------------------------------------------------------------------------------
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    rows = asyncio.run(_listed(arguments))
+    if arguments.json:
+        print(json.dumps([run_facts(row) for row in rows], indent=2))
+    else:
+        print("\n".join(run_lines(rows)))
+    return 0
+
+
+async def _listed(arguments: argparse.Namespace) -> list[RunRow]:
+    async with Bystander(arguments.db) as access:
+        return await access.reader.newest_runs(
+            limit=arguments.limit, workflow=arguments.workflow, status=arguments.status
+        )
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    print(asyncio.run(_shown(arguments)))
+    return 0
+
+
+async def _shown(arguments: argparse.Namespace) -> str:
+    async with Bystander(arguments.db) as access:
+        row = await access.reader.run_by_id(arguments.run_id)
+        if row is None:
+            raise WorkflowRunNotFoundError(arguments.run_id)
+        events = await read_events(access, row)
+        waiting = await waiting_for(access, row)
+    if not arguments.json:
+        return "\n".join(history_lines(row, events, waiting))
+    facts = run_facts(row) | {"waiting_for": waiting, "events": [event_facts(e) for e in events]}
+    return json.dumps(facts, indent=2)
+
+
+# --- acting -------------------------------------------------------------------------------
+
+
+async def _command(arguments: argparse.Namespace, ask: Ask) -> int:
+    status = await _status(arguments)
+    if status in FINISHED:
+        print(f"{arguments.run_id} is {status} already: nothing to do")
+        return 0
+    for remaining in reversed(range(_TRIES)):
+        try:
+            async with commanding(arguments.db) as port:
+                done = await ask(port, arguments)
+            break
+        except OwnerLostError:
+            if not remaining:
+                raise
+    print(f"{arguments.run_id}: {done}; it is {await _status(arguments)} now")
+    return 0
+
+
+async def _status(arguments: argparse.Namespace) -> str:
+    async with Bystander(arguments.db) as access:
+        return await Run(arguments.run_id, access).status()
+
+
+async def _cancel(port: CommandPort, arguments: argparse.Namespace) -> str:
+    await port.cancel(arguments.run_id, arguments.reason)
+    return "the cancellation is recorded"
+
+
+async def _wake(port: CommandPort, arguments: argparse.Namespace) -> str:
+    count = await port.wake_up(arguments.run_id, None)
+    return f"{count} sleep{'' if count == 1 else 's'} ended"
+
+
+async def _resume(port: CommandPort, arguments: argparse.Namespace) -> str:
+    if await _status(arguments) != BLOCKED:
+        return "it is not blocked, so there was nothing to resume"
+    await port.resume(arguments.run_id)
+    return "it may try again"
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from durable._surface.demo import demonstrate
+
+    return demonstrate(arguments.keep)

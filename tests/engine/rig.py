@@ -1,0 +1,110 @@
+"""What the engine's tests share: runtimes on a virtual clock, crashes, and patience.
+
+The journal is a real file. Its SQL runs on the loop (`InlineDriver`), so that a test
+which has let the loop settle knows what is durable, and time moves only when told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from durable import Backoff, Run, Runtime
+from durable._journal.driver import InlineDriver
+from durable._surface import current
+from durable.testing import VirtualClock, settle
+
+WAIT = 10.0  # seconds until a test gives up
+AT_ONCE = Backoff(initial=0, max=0)
+EVEN = Backoff(initial=10, factor=1, max=10, jitter=0)
+
+
+def make(path: Path, clock: VirtualClock | None = None, **options: Any) -> Runtime:
+    """Return a runtime that is not open yet."""
+    given = {"durability": "process", "driver": InlineDriver, "drain_seconds": 0, **options}
+    return Runtime(path, clock=clock or VirtualClock(), **given)
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, clock: VirtualClock | None = None, **options: Any
+) -> AsyncIterator[Runtime]:
+    """Open a runtime and close it in good order."""
+    async with make(path, clock, **options) as rt:
+        yield rt
+
+
+@asynccontextmanager
+async def crashing(
+    path: Path, clock: VirtualClock | None = None, **options: Any
+) -> AsyncIterator[Runtime]:
+    """Open a runtime and let it die at the end of the block as its process would."""
+    rt = make(path, clock, **options)
+    await rt.open()
+    try:
+        yield rt
+    finally:
+        await crash(rt)
+
+
+async def crash(rt: Runtime) -> None:
+    """Let a runtime go like a dead process: nothing more is written, the lock is free."""
+    running = [attempt.task for run in rt._engine.scheduler for attempt in run.attempts.values()]
+    current.closed(rt, rt._loop)
+    rt.abandon()
+    await rt._server.close(rt._lock.release)
+    rt._lock.release()
+    for task in filter(None, running):
+        task.cancel()
+    await asyncio.gather(*filter(None, running), return_exceptions=True)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Yield to the loop and to threads until the condition (or its awaitable) holds."""
+    async with asyncio.timeout(WAIT):
+        while True:
+            found = condition()
+            if inspect.isawaitable(found):
+                found = await found
+            if found:
+                return
+            await asyncio.sleep(0)
+
+
+async def quiet(rt: Runtime) -> None:
+    """Yield until no run is being loaded, activated, recorded or attempted."""
+    recovery = rt._engine._recovery
+
+    def nothing_to_do() -> bool:
+        busy = any(
+            run.scheduled or run.unsaved or run.inbox or run.attempts or run.loading
+            for run in rt._engine.scheduler
+        )
+        return not busy and (recovery._task is None or recovery._task.done())
+
+    for _ in range(3):
+        await until(nothing_to_do)
+        await settle()
+
+
+async def kinds(run: Run[Any]) -> list[str]:
+    """Return the kinds of a run's events."""
+    return [event.kind for event in await run.events()]
+
+
+async def count_rows(rt: Runtime) -> int:
+    """Return how many runs the journal holds."""
+    return int(await rt.reader._driver.call(_count))
+
+
+def _count(conn: Any) -> int:
+    return int(conn.execute("SELECT count(*) FROM runs").fetchone()[0])
+
+
+def messages(caplog: Any, level: str = "WARNING") -> Sequence[str]:
+    """Return the logged messages of a level."""
+    return [record.getMessage() for record in caplog.records if record.levelname == level]
