@@ -13,11 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import machine, outcome, profile, runner, table
+from benchmarks.floors import Durability
 from benchmarks.runner import Pass, Plan
 from benchmarks.workload import Workload
 from benchmarks.workloads import OURS, registry
 
-DURABILITIES = {"full": ["full"], "process": ["process"], "both": ["full", "process"]}
+DURABILITIES: dict[str, list[Durability]] = {
+    "full": ["full"],
+    "process": ["process"],
+    "both": ["full", "process"],
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -89,14 +94,17 @@ def _print(passes: list[Pass]) -> None:
     print(f"\nFloors\n\n{table.floor_table(outcome.floor_rows(passes))}")
     print(f"\nResults (ratios: to the floors just before and after)\n\n{table.result_table(rows)}")
     print(f"\nBars (due now) and goals\n\n{table.verdict_table(rows)}")
-    for failed in outcome.failures(passes):
-        print(f"\nFAILED at {failed.durability}: {failed.error}", file=sys.stderr)
+    for said in dict.fromkeys(_failures(passes)):
+        print(f"\nFAILED {said}", file=sys.stderr)
 
 
 def _data(facts: dict[str, str], passes: list[Pass]) -> dict[str, object]:
-    failed = [f"{one.durability}: {one.error}" for one in outcome.failures(passes)]
     data = table.as_data(outcome.floor_rows(passes), outcome.rows(passes))
-    return {"machine": facts, **data, "failed": failed}
+    return {"machine": facts, **data, "failed": _failures(passes)}
+
+
+def _failures(passes: list[Pass]) -> list[str]:
+    return [f"at {one.durability}: {one.error}" for one in outcome.failures(passes)]
 
 
 def _progress(text: str) -> None:

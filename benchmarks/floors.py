@@ -16,8 +16,11 @@ import asyncio
 import sqlite3
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
-SYNCHRONOUS = {"full": "FULL", "process": "NORMAL"}
+Durability = Literal["full", "process"]
+
+SYNCHRONOUS: dict[Durability, str] = {"full": "FULL", "process": "NORMAL"}
 ROW = bytes(range(200))
 GROUP = 1000
 
@@ -30,7 +33,7 @@ LABELS = {
 }
 
 
-def measure(directory: Path, durability: str, quick: bool) -> Samples:
+def measure(directory: Path, durability: Durability, quick: bool) -> Samples:
     """All floors, in seconds per operation."""
     share = 5 if quick else 1
     return {
@@ -40,7 +43,7 @@ def measure(directory: Path, durability: str, quick: bool) -> Samples:
     }
 
 
-def single_rows(path: Path, durability: str, count: int) -> list[float]:
+def single_rows(path: Path, durability: Durability, count: int) -> list[float]:
     """Seconds for each of `count` one-row COMMITs."""
     connection = _open(path, durability)
     samples = [_insert(connection, 1) for _ in range(count)]
@@ -48,7 +51,7 @@ def single_rows(path: Path, durability: str, count: int) -> list[float]:
     return samples
 
 
-def grouped_rows(path: Path, durability: str, count: int) -> list[float]:
+def grouped_rows(path: Path, durability: Durability, count: int) -> list[float]:
     """Seconds per row for each of `count` COMMITs of 1000 rows."""
     connection = _open(path, durability)
     samples = [_insert(connection, GROUP) / GROUP for _ in range(count)]
@@ -72,7 +75,7 @@ async def _nothing() -> None:
     return None
 
 
-def _open(path: Path, durability: str) -> sqlite3.Connection:
+def _open(path: Path, durability: Durability) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.floors import LABELS
+from benchmarks.floors import LABELS, Durability
 from benchmarks.runner import Pass
 from benchmarks.spread import Spread, percentile, spread
 from benchmarks.workload import Bar, Figure, Workload
@@ -41,7 +41,7 @@ class Row:
 
     workload: Workload
     figure: Figure
-    durability: str
+    durability: Durability
     samples: Spread
     per_pass: list[float]
     ratio: Ratio | None
@@ -54,7 +54,7 @@ class FloorRow:
 
     name: str
     title: str
-    durability: str
+    durability: Durability
     samples: Spread
 
 
@@ -88,7 +88,7 @@ def _key(one: Pass) -> tuple[str, str, str]:
     return one.workload.subject, one.workload.name, one.durability
 
 
-def _pooled_floor(passes: Iterable[Pass], durability: str, name: str) -> Iterable[float]:
+def _pooled_floor(passes: Iterable[Pass], durability: Durability, name: str) -> Iterable[float]:
     for one in passes:
         if one.durability == durability:
             yield from one.before[name]

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Self, TypeVar
 
 from benchmarks import machine, rooms, table
+from benchmarks.floors import Durability
 from benchmarks.workload import Settings, Workload
 from benchmarks.workloads import find
 
@@ -86,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _perform(workload: Workload, durability: str) -> None:
+def _perform(workload: Workload, durability: Durability) -> None:
     with tempfile.TemporaryDirectory(dir=machine.scratch_directory()) as directory:
         workload.perform(Settings(Path(directory), durability))
 
 
-def _sampled(workload: Workload, durability: str, seconds: float) -> tuple[Sampler, int]:
+def _sampled(workload: Workload, durability: Durability, seconds: float) -> tuple[Sampler, int]:
     """Repeat the workload for about `seconds`; the sampler and the operations done."""
     sampler, done, begun = Sampler(), 0, perf_counter()
     while done == 0 or perf_counter() - begun < seconds:
@@ -101,7 +102,7 @@ def _sampled(workload: Workload, durability: str, seconds: float) -> tuple[Sampl
     return sampler, done
 
 
-def _counted(workload: Workload, durability: str) -> pstats.Stats:
+def _counted(workload: Workload, durability: Durability) -> pstats.Stats:
     profiler = cProfile.Profile()
     profiler.runcall(_perform, workload, durability)
     return pstats.Stats(profiler)

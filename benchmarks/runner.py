@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.floors import Samples
+from benchmarks.floors import Durability, Samples
 from benchmarks.worker import FLOORS, Request
 from benchmarks.workload import Workload
 
@@ -28,7 +28,7 @@ class Plan:
     """What to measure, in which order of durabilities, how often, and where."""
 
     workloads: list[Workload]
-    durabilities: list[str]
+    durabilities: list[Durability]
     repeat: int
     quick: bool
     loop: str
@@ -40,7 +40,7 @@ class Pass:
     """One performance of one workload between its two floors."""
 
     workload: Workload
-    durability: str
+    durability: Durability
     before: Samples
     after: Samples
     samples: Samples
@@ -59,7 +59,7 @@ def perform(plan: Plan, progress: Callable[[str], None]) -> Iterator[Pass]:
 
 
 def _round(
-    plan: Plan, repetition: int, durability: str, progress: Callable[[str], None]
+    plan: Plan, repetition: int, durability: Durability, progress: Callable[[str], None]
 ) -> Iterator[Pass]:
     due = [workload for workload in plan.workloads if repetition == 0 or not workload.once]
     before = _floors(plan, durability)
@@ -71,18 +71,18 @@ def _round(
         before = after
 
 
-def _floors(plan: Plan, durability: str) -> Samples:
+def _floors(plan: Plan, durability: Durability) -> Samples:
     return _work(plan, FLOORS, FLOORS, durability)
 
 
-def _attempt(plan: Plan, workload: Workload, durability: str) -> tuple[Samples, str | None]:
+def _attempt(plan: Plan, workload: Workload, durability: Durability) -> tuple[Samples, str | None]:
     try:
         return _work(plan, workload.name, workload.subject, durability), None
     except WorkError as failure:
         return {}, str(failure)
 
 
-def _work(plan: Plan, name: str, subject: str, durability: str) -> Samples:
+def _work(plan: Plan, name: str, subject: str, durability: Durability) -> Samples:
     """Perform one thing in a fresh process in a fresh directory."""
     with tempfile.TemporaryDirectory(prefix="durable-bench-", dir=plan.directory) as directory:
         request = Request(name, subject, directory, durability, plan.loop, plan.quick)

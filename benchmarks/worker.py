@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import floors
-from benchmarks.floors import Samples
+from benchmarks.floors import Durability, Samples
 from benchmarks.workload import Settings
 
 FLOORS = "floors"
@@ -26,7 +26,7 @@ class Request:
     name: str
     subject: str
     directory: str
-    durability: str
+    durability: Durability
     loop: str
     quick: bool
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from benchmarks.floors import Samples
+from benchmarks.floors import Durability, Samples
 
 T = TypeVar("T")
 
@@ -26,12 +26,12 @@ Stage = Literal["bar", "goal"]
 class Settings:
     """How one process performs one workload.
 
-    `directory` is empty and on the measured disk. `durability` is "full" or "process";
-    `loop` is "asyncio" or "uvloop"; `quick` asks for about a tenth of the size.
+    `directory` is empty and on the measured disk. `loop` is "asyncio" or "uvloop"; `quick`
+    asks for about a tenth of the size.
     """
 
     directory: Path
-    durability: str
+    durability: Durability
     loop: str = "asyncio"
     quick: bool = False
 
@@ -78,7 +78,7 @@ class Bar:
 
     figure: str
     limit: float
-    durability: str | None = None
+    durability: Durability | None = None
     stage: Stage = "bar"
 
 

@@ -90,6 +90,10 @@ class Activation:
             self.submit(run, items)
             self._host.block(run, "payload", str(error))
             return
+        except Exception as error:  # ours: one run's trouble must not become that of all
+            logger.exception("run %s met a defect of durable", run.run_id)
+            self._host.block(run, "corrupt", f"an internal error, please report it: {error!r}")
+            return
         finally:
             self.watchdog.leave()
         self.submit(run, items)
@@ -205,7 +209,12 @@ class Activation:
         """Set the alarm of a durable wait, unless the body has ended it meanwhile."""
         if run.body is not None and wait.seq in run.body.waits:
             fire = partial(self.post, run, Inbound(EventKind.WAIT_COMPLETED, wait.seq))
-            run.alarms[wait.seq] = self._timers.at(wait.due, fire, absolute=wait.name == "until")
+            absolute, due = wait.name == "until", wait.due
+            if not absolute:
+                # Journal time stays ahead of a wall clock that was set back; the wait must
+                # not take longer for it.
+                due -= max(0, run.body.script.now_us - self._clock.wall_us())
+            run.alarms[wait.seq] = self._timers.at(due, fire, absolute=absolute)
 
     def arm_retry(self, run: HotRun, step: OpenStep) -> None:
         """Begin the next attempt now, or when it is due."""
@@ -240,11 +249,12 @@ class Activation:
     def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> int:
         """End pending sleeps before their time; timers of asyncio only when named."""
         assert run.body is not None
-        pending = run.body.waits
+        pending, woken = run.body.waits, {item.ref for item in run.inbox}
         chosen = [
             seq
-            for seq in (sorted(pending) if waits is None else waits)
-            if seq in pending and (waits is not None or pending[seq].name != "timer")
+            for seq in (sorted(pending) if waits is None else dict.fromkeys(waits))
+            if seq in pending and seq not in woken
+            if waits is not None or pending[seq].name != "timer"
         ]
         for seq in chosen:
             self.post(run, Inbound(EventKind.WAIT_COMPLETED, seq, WOKEN))

@@ -77,16 +77,25 @@ class Commands:
         run = await loader.fetch(row)
         if run is None or run.body is None:
             return await self.row(run_id)
-        payload = None if reason is None else reason.encode()
-        if not run.body.started and not run.inbox:
-            run.body.terminate(EventKind.RUN_CANCELLED, payload)
+        if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
+            self._activation.activate(run)  # a second request finds the first one applied
+        await self._apply(run, None if reason is None else reason.encode())
+        return run
+
+    async def _apply(self, run: HotRun, payload: bytes | None) -> None:
+        body = run.body
+        if body is None:
+            return
+        if body.outcome is not None:
+            await self._durable(run)
+        elif not body.started and not run.inbox:
+            body.terminate(EventKind.RUN_CANCELLED, payload)
             await self._submit(run)
-        elif run.body.cancel_event is not None:
-            run.body.end_cancelled(run.body.cancel_event)
+        elif body.cancel_event is not None:
+            body.end_cancelled(body.cancel_event)
             await self._submit(run)
         else:
             await self._post(run, self._request(CANCEL, payload))
-        return run
 
     def _request(self, name: str, payload: bytes | None) -> Inbound:
         due = self._clock.wall_us() + self._grace_us

@@ -74,6 +74,7 @@ class Engine:
         self._payloads = payloads
         self._waiters: dict[str, list[asyncio.Future[RunRow]]] = {}
         self._spawned: set[asyncio.Task[None]] = set()
+        self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
         self._timers = Timers(clock, loop)
         self._executor = Executor(
@@ -135,8 +136,13 @@ class Engine:
         """Request a cancellation; see `EnginePort`."""
         self._require_open()
         found = await self._commands.cancel(self._loader, run_id, reason)
-        if isinstance(found, RunRow) and found.status == BLOCKED:
-            await self._commands.end_blocked(found, reason)
+        if not isinstance(found, RunRow) or found.status != BLOCKED:
+            return
+        async with self._parked:
+            row = await self._commands.row(run_id)
+            if row.status == BLOCKED:
+                return await self._commands.end_blocked(row, reason)
+        await self.cancel(run_id, reason)  # it was resumed or ended meanwhile
 
     async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
         """End pending sleeps; see `EnginePort`."""
@@ -146,12 +152,14 @@ class Engine:
     async def resume(self, run_id: str) -> None:
         """Let a blocked run try again; see `EnginePort`."""
         self._require_open()
-        row = await self._commands.row(run_id)
-        if row.status == BLOCKED:
+        async with self._parked:
+            row = await self._commands.row(run_id)
+            if row.status != BLOCKED:
+                return
             name = decode_blocked(row.blocked).missing
             if name is not None:
                 self._recovery.missing.get(name, set()).discard(run_id)
-            await self._loader.fetch(await self._commands.resume(row))
+            await self._loader.fetch(await self._commands.resume(row), resumed=True)
 
     # --- Host and Outcomes: what the parts report -----------------------------------------
 
@@ -257,7 +265,7 @@ class Engine:
                 f"the runtime of {self.journal.path} is closed: open it again to go on"
             )
 
-    async def close(self) -> None:
+    async def close(self, *, drain: bool = True) -> None:
         """Stop in order: drain attempts up to the deadline, park, close the journal.
 
         Attempts that are cut off run again at the next opening. No body is unwound.
@@ -269,7 +277,7 @@ class Engine:
         self._timers.close()
         await self._recovery.close()
         await self._sweeper.close()
-        await self._executor.drain(self._options.drain_seconds)
+        await self._executor.drain(self._options.drain_seconds if drain else 0.0)
         await asyncio.sleep(0)  # the last outcomes reach their bodies
         self.scheduler.stop()
         self._executor.close()

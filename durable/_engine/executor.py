@@ -9,39 +9,27 @@ Retries are decided here, from the step's options and the failures on record.
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from durable._authoring.context import StepMetadata, current_attempt, run_in_attempt
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step
-from durable._base.clock import Clock
-from durable._base.duration import when
+from durable._base.clock import Clock, Timer
 from durable._engine.hot import HotRun
 from durable._engine.payloads import EnginePayloads, immutable
 from durable._engine.processes import ProcessPool
+from durable._engine.retries import misfit, next_attempt_at, raisable, too_long
 from durable._engine.threads import ThreadPool, Ticket
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
 from durable._replay.events import EventKind
 from durable._replay.script import UNDECODED, Inbound
-from durable.errors import (
-    FatalError,
-    PayloadDecodeError,
-    RetryableError,
-    SerializationError,
-    StepTimeoutError,
-)
-
-logger = logging.getLogger("durable")
-
-_PACKAGE = str(Path(__file__).parents[1])
+from durable.errors import PayloadDecodeError
 
 # How long a cancelled step may go on before nobody waits for it any more.
 STRAY_SECONDS = 1.0
@@ -88,7 +76,7 @@ class Attempt:
         self.forgotten = False
         self.task: asyncio.Task[None] | None = None
         self.ticket: Ticket | None = None
-        self.timeout: asyncio.TimerHandle | None = None
+        self.timeout: Timer | None = None
 
     @property
     def metadata(self) -> StepMetadata:
@@ -181,33 +169,43 @@ class Executor:
             )
             return
         if made.settings.timeout is not None:
-            attempt.timeout = self._loop.call_later(
-                made.settings.timeout, self._time_out_sync, attempt, made
+            attempt.timeout = self._clock.call_later(
+                self._loop, made.settings.timeout, partial(self._time_out_sync, attempt, made)
             )
-        if made.settings.executor == "process":
-            attempt.ticket = self._processes.submit(
-                run_in_attempt,
-                (attempt.metadata, made.fn, args, kwargs),
-                {},
-                self._sync_done(attempt),
-                self._loop,
-                self._threads,
-            )
-        else:
+        try:
+            self._begin_sync(attempt, made, args, kwargs, context)
+        except RuntimeError as error:  # the system gives no thread, or no worker process
+            self._fail(attempt, error)
+
+    def _begin_sync(
+        self,
+        attempt: Attempt,
+        made: Step[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: Context,
+    ) -> None:
+        done = self._sync_done(attempt)
+        if made.settings.executor == "thread":
             call = partial(made.fn, *args, **kwargs)
-            attempt.ticket = self._threads.submit(
-                call, self._sync_done(attempt), self._loop, context=context
+            attempt.ticket = self._threads.submit(call, done, self._loop, context=context)
+        elif (error := misfit(made, args, kwargs)) is not None:
+            self._forget(attempt)
+            self._give_up(attempt, error)
+        else:
+            there = (attempt.metadata, made.fn, args, kwargs)
+            attempt.ticket = self._processes.submit(
+                run_in_attempt, there, {}, done, self._loop, self._threads
             )
 
     async def _run_async(
         self, attempt: Attempt, made: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        limit = made.settings.timeout
         try:
-            if limit is None:
+            if made.settings.timeout is None:
                 value = await made.fn(*args, **kwargs)
             else:
-                value = await _within(made.fn(*args, **kwargs), limit, made.name)
+                value = await self._within(attempt, made, made.fn(*args, **kwargs))
         except asyncio.CancelledError as error:
             if not attempt.forgotten:
                 self._cut_off(attempt, error)
@@ -221,6 +219,30 @@ class Executor:
             self._fail(attempt, error)
         else:
             self._complete(attempt, value)
+
+    async def _within(
+        self, attempt: Attempt, made: Step[..., Any], work: Coroutine[Any, Any, Any]
+    ) -> Any:
+        scope = asyncio.timeout(None)
+        late = partial(self._time_out_async, attempt, made, scope)
+        try:
+            async with scope:
+                assert made.settings.timeout is not None
+                attempt.timeout = self._clock.call_later(self._loop, made.settings.timeout, late)
+                return await work
+        except TimeoutError as error:
+            if scope.expired():
+                raise too_long(made) from error
+            raise
+
+    def _time_out_async(
+        self, attempt: Attempt, made: Step[..., Any], scope: asyncio.Timeout
+    ) -> None:
+        scope.reschedule(self._loop.time())
+        # A step that does not let itself be cancelled has had its time all the same.
+        attempt.timeout = self._clock.call_later(
+            self._loop, STRAY_SECONDS, lambda: self._fail(attempt, too_long(made))
+        )
 
     def _cut_off(self, attempt: Attempt, error: asyncio.CancelledError) -> None:
         # Somebody else cancelled the task: `asyncio.run` at its end, most likely. Then no
@@ -239,7 +261,7 @@ class Executor:
     def _time_out_sync(self, attempt: Attempt, made: Step[..., Any]) -> None:
         if attempt.ticket is not None:
             attempt.ticket.abandon()
-        self._fail(attempt, _too_long(made.name, made.settings.timeout))
+        self._fail(attempt, too_long(made))
 
     # --- outcomes --------------------------------------------------------------------
 
@@ -249,7 +271,7 @@ class Executor:
         step = attempt.step
         try:
             payload = self._payloads.encode(value, "result")
-        except SerializationError as error:
+        except Exception as error:  # a SerializationError, or one of the value's own code
             self._give_up(attempt, error)
             return
         known = value if immutable(value) else UNDECODED
@@ -261,7 +283,10 @@ class Executor:
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         if not self._forget(attempt):
             return
-        retry_at = self._retry_at(attempt, error)
+        error = raisable(error)
+        step = cast("Step[..., Any]", attempt.step.step)
+        failures = attempt.step.failures + 1
+        retry_at = next_attempt_at(step, failures, error, self._clock.wall_us())
         if retry_at is None:
             self._give_up(attempt, error)
             return
@@ -276,21 +301,6 @@ class Executor:
         self._outcomes.post(
             attempt.run, Inbound(EventKind.STEP_FAILED, attempt.step.seq, payload=payload)
         )
-
-    def _retry_at(self, attempt: Attempt, error: BaseException) -> int | None:
-        """Return when the next attempt is due, or None when there shall be none."""
-        settings, failures = attempt.settings, attempt.step.failures + 1
-        if failures > settings.max_retries or isinstance(error, FatalError):
-            return None
-        now_us = self._clock.wall_us()
-        if isinstance(error, RetryableError):
-            if error.retry_after is not None:
-                return _after(error.retry_after, now_us)
-        elif isinstance(error, asyncio.CancelledError):
-            pass  # not the step's own doing
-        elif not settings.retries(error) or _is_call_error(error):
-            return None
-        return now_us + int(settings.backoff.delay(failures, random.random()) * 1e6)
 
     # --- ending ----------------------------------------------------------------------
 
@@ -362,39 +372,6 @@ class Executor:
 
 def _steps(run: HotRun) -> dict[int, OpenStep]:
     return run.body.steps if run.body is not None else {}
-
-
-async def _within(work: Any, seconds: float, name: str) -> Any:
-    scope = asyncio.timeout(seconds)
-    try:
-        async with scope:
-            return await work
-    except TimeoutError as error:
-        if scope.expired():
-            raise _too_long(name, seconds) from error
-        raise
-
-
-def _too_long(name: str, seconds: float | None) -> StepTimeoutError:
-    return StepTimeoutError(f"an attempt of step {name} took longer than its timeout, {seconds} s")
-
-
-def _after(retry_after: Any, now_us: int) -> int:
-    try:
-        due, _ = when(retry_after, now_us)
-    except Exception:
-        logger.exception("retry_after=%r is not usable: trying again in a second", retry_after)
-        return now_us + 1_000_000
-    return due
-
-
-def _is_call_error(error: BaseException) -> bool:
-    """Tell whether the step was called with arguments it does not take: never worth a retry."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    ours = trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE)
-    return isinstance(error, TypeError) and ours  # raised before the step's first line
 
 
 def _is_ctrl_c() -> bool:

@@ -9,7 +9,7 @@ ended are noted as interrupted before they are dispatched again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -91,25 +91,33 @@ class Loader:
         except PayloadDecodeError as error:
             self._host.block(run, "payload", f"the arguments of the run: {error}")
             return False
+        if run.definition is None and (misfit := _misfit(definition, args, kwargs)) is not None:
+            self._host.block(run, "divergence", misfit)
+            return False
         main: Main = partial(definition.fn, *args, **kwargs)  # type: ignore[attr-defined]
-        run.body = Body(run.run_id, main, history, self._payloads, self._clock.wall_us)
-        run.body.scratch["metadata"] = partial(_metadata, run)
+        run.body = Body(
+            run.run_id, partial(_begin, run, main), history, self._payloads, self._clock.wall_us
+        )
         return True
 
     # --- runs from the journal --------------------------------------------------------------
 
-    async def fetch(self, row: RunRow) -> HotRun | None:
-        """Return the run, in memory and replayed; None when it had to be parked."""
+    async def fetch(self, row: RunRow, *, resumed: bool = False) -> HotRun | None:
+        """Return the run, in memory and replayed; None when it had to be parked.
+
+        Args:
+            resumed: it was parked, so nothing of it was running when the last process ended.
+        """
         run = self._scheduler.get(row.run_id)
         if run is None:
-            await self._load(row)
+            await self._load(row, resumed)
             run = self._scheduler.get(row.run_id)
         elif run.loading:
             await asyncio.shield(self._loads[row.run_id])
             run = self._scheduler.get(row.run_id)
         return run
 
-    async def _load(self, row: RunRow) -> None:
+    async def _load(self, row: RunRow, resumed: bool) -> None:
         run = HotRun(row)
         run.loading = True
         self._scheduler.add(run)
@@ -125,7 +133,7 @@ class Loader:
             del self._loads[row.run_id]
             loaded.set_result(None)
         if not run.gone:
-            self._arm(run)
+            self._arm(run, resumed)
             if run.inbox:
                 self._scheduler.ready(run)
             else:
@@ -165,20 +173,22 @@ class Loader:
         else:
             self._host.block(run, "divergence", str(body.script.divergence))
 
-    def _arm(self, run: HotRun) -> None:
+    def _arm(self, run: HotRun, resumed: bool = False) -> None:
         """Set the run's alarms and begin its attempts, as its body wants them."""
         body, row = run.body, run.row
         assert body is not None
         if row.deadline is not None and body.cancel_event is None:
             late = partial(self._deadline, run)
-            run.alarms[DEADLINE] = self._timers.at(row.deadline, late, absolute=True)
+            if not body.started and row.deadline <= self._clock.wall_us():
+                return late()
+            run.alarms[DEADLINE] = self._timers.at(row.deadline, late)
         if not body.started:
             self._arm_start(run)
             return
         self._activation.arm_grace(run, body)
         for wait in list(body.waits.values()):
             self._activation.arm_wait(run, wait)
-        note = INTERRUPTED if not self._journal.clean else PARKED
+        note = PARKED if self._journal.clean or resumed else INTERRUPTED
         maybe_running = row.wake_at is not None and row.wake_at <= self._booted_us
         for step in list(body.steps.values()):
             if (step.retry_at is not None and step.retry_at > self._booted_us) or not maybe_running:
@@ -199,9 +209,22 @@ class Loader:
             run.alarms[START] = self._timers.at(due, begin, absolute=True)
 
 
-def _metadata(run: HotRun) -> WorkflowMetadata:
-    row, body = run.row, run.body
-    started: Any = run.state.started_at or (body.script.now_us if body else row.created_at)
+def _misfit(definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Tell why the workflow as it is now does not take the recorded arguments, if so."""
+    try:
+        definition.bind(args, kwargs)
+    except TypeError as error:
+        return f"{error}. Take the recorded arguments again, then `await run.resume()`"
+    return None
+
+
+def _begin(run: HotRun, main: Main) -> Coroutine[Any, Any, Any]:
+    assert run.body is not None
+    run.body.scratch["metadata"] = _metadata(run.row, run.body.script.now_us)
+    return main()
+
+
+def _metadata(row: RunRow, started: int) -> WorkflowMetadata:
     return WorkflowMetadata(
         run_id=row.run_id,
         workflow_name=row.workflow,

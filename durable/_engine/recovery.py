@@ -154,8 +154,14 @@ class Recovery:
             return
         # The page may be older than what this process has done since.
         fresh = await self._journal.reader.run_by_pk(row.pk)
-        if fresh is not None and fresh.wake_at is not None and fresh.wake_at == row.wake_at:
+        if fresh is None or fresh.wake_at is None or fresh.wake_at != row.wake_at:
+            return
+        try:
             await self._loader.fetch(fresh)
+        except DurableError:
+            raise
+        except Exception:  # ours: one run's trouble must not become that of all
+            logger.exception("run %s could not be brought back", row.run_id)
 
     def _is_full(self) -> bool:
         if self.has_room():

@@ -7,7 +7,7 @@ becomes it), and run ids made by the client keep a repeated creation from doubli
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -19,6 +19,10 @@ from durable.errors import InternalError
 
 Fields = dict[str, object]
 
+# One message carries this many new runs, or fewer whose arguments have this size in all:
+# a message has a limit, and neither process should be busy with one for long.
+_SPECS_MAX, _SPECS_BYTES_MAX = 1000, 4 * 1024 * 1024
+
 
 class RemoteEngine:
     """See the module's docstring."""
@@ -26,8 +30,18 @@ class RemoteEngine:
     def __init__(self, client: ControlClient) -> None:
         self.client = client
 
+    async def hello(self) -> None:
+        """Return when the owner has opened the journal and serves its clients."""
+        await self.client.call("hello")
+
     async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
         """Record runs; see `EnginePort`."""
+        created: list[Created] = []
+        for portion in _portions(specs):
+            created += await self._create(portion)
+        return created
+
+    async def _create(self, specs: Sequence[RunSpec]) -> list[Created]:
         rows = [_pack(spec) for spec in specs]
         answer = await self.client.call("create", specs=rows)
         existing = cast("list[list[Any] | None]", answer["existing"])
@@ -54,6 +68,19 @@ class RemoteEngine:
     async def resume(self, run_id: str) -> None:
         """Let a blocked run try again; see `EnginePort`."""
         await self.client.call("resume", run_id=run_id)
+
+
+def _portions(specs: Sequence[RunSpec]) -> Iterator[list[RunSpec]]:
+    portion: list[RunSpec] = []
+    size = 0
+    for spec in specs:
+        size += len(spec.payload)
+        if portion and (len(portion) == _SPECS_MAX or size > _SPECS_BYTES_MAX):
+            yield portion
+            portion, size = [], len(spec.payload)
+        portion.append(spec)
+    if portion:
+        yield portion
 
 
 def _pack(spec: RunSpec) -> Fields:
@@ -84,6 +111,9 @@ def _unpack(fields: Fields) -> RunSpec:
 def serve(engine: EnginePort) -> Callable[[str, Fields], Awaitable[Fields]]:
     """Return the handler with which an owner answers its clients."""
 
+    async def hello(fields: Fields) -> Fields:
+        return {}
+
     async def create(fields: Fields) -> Fields:
         specs = [_unpack(spec) for spec in cast("list[Fields]", fields["specs"])]
         created = await engine.create(specs)
@@ -105,8 +135,8 @@ def serve(engine: EnginePort) -> Callable[[str, Fields], Awaitable[Fields]]:
         return {}
 
     methods = {
-        "create": create, "wait_end": wait_end, "cancel": cancel, "wake_up": wake_up,
-        "resume": resume,
+        "hello": hello, "create": create, "wait_end": wait_end, "cancel": cancel,
+        "wake_up": wake_up, "resume": resume,
     }  # fmt: skip
 
     async def handle(method: str, fields: Fields) -> Fields:

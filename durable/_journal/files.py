@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from durable._journal.faults import FileReplacedError
@@ -45,6 +46,7 @@ class JournalFiles:
         self.shm = self.path + "-shm"
         self.reserve = self.path + ".reserve"
         self._query = query
+        self.still_owned: Callable[[], bool] | None = None
         self._opened: tuple[Identity | None, Identity | None] = (None, None)
 
     def uri(self, mode: str) -> str:
@@ -97,7 +99,13 @@ class JournalFiles:
         self._opened = (_identity(self.path), _identity(self.wal))
 
     def check_database(self) -> None:
-        """Raise `FileReplacedError` when the database file is not the opened one."""
+        """Raise `FileReplacedError` when the database, or the right to write it, is gone."""
+        if self.still_owned is not None and not self.still_owned():
+            raise FileReplacedError(
+                0,
+                "its lock file was deleted or replaced while it was open, so another process may "
+                "own it by now: close the Runtime and open it again",
+            )
         if _identity(self.path) != self._opened[0]:
             raise FileReplacedError(
                 0,

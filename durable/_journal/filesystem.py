@@ -195,11 +195,11 @@ def check_filesystem(
         return
     message = f"the journal {path} lies on {mount.kind} ({mount.source} at {mount.point}): {reason}"
     if allow_unsafe:
-        _log.warning("%s. Allowed by allow_unsafe=True", message)
+        _log.warning("%s. Allowed by allow_unsafe_filesystem=True", message)
         return
     raise UnsafeFilesystemError(
         f"{message}. Put it on a local disk (in a container: on a named volume), or pass "
-        "allow_unsafe=True if this process alone will ever open it"
+        "allow_unsafe_filesystem=True if this process alone will ever open it"
     )
 
 

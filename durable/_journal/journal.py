@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import sqlite3
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ class Journal:
         durability: str = "full",
         driver_factory: DriverFactory = ThreadDriver,
         owner: bool = True,
+        still_owned: Callable[[], bool] | None = None,
     ) -> Journal:
         """Open the journal at `path` (or a `file:` URI), creating it when `owner`.
 
@@ -84,6 +86,8 @@ class Journal:
                 the process, and a power loss may undo the last seconds.
             driver_factory: makes the drivers; tests and simulations pass their own.
             owner: open for writing; the caller holds the owner lock. False: reading only.
+            still_owned: asked after each COMMIT; False fences the journal, as when somebody
+                has deleted the lock file.
 
         Raises:
             JournalError: the file cannot be opened, is damaged, newer, or not a journal.
@@ -91,6 +95,7 @@ class Journal:
         if durability not in _DURABILITIES:
             raise ValueError(f"durability is {durability!r}: it must be one of {_DURABILITIES}")
         files = JournalFiles(path)
+        files.still_owned = still_owned
         reader = Reader(driver_factory(files.uri("ro"), True), files.path)
         if not owner:
             await _open_reader(reader, files)

@@ -21,7 +21,7 @@ from durable._replay.freeze import freeze
 from durable._replay.guard import install
 from durable._replay.loop import BodyFuture, Timer, make_loop
 from durable._replay.script import UNDECODED, Inbound, Script
-from durable._replay.source import UNKNOWN, suspended_line
+from durable._replay.source import UNKNOWN, calling_line, task_line
 from durable.errors import NotInBodyError, WorkflowTimeoutError
 
 logger = logging.getLogger("durable")
@@ -54,6 +54,21 @@ class Named(Protocol):
     """A step, as far as replay knows it."""
 
     name: str
+
+
+class StepFuture(BodyFuture):
+    """The outcome of a step as the body awaits it; cancelling it gives the step up."""
+
+    __slots__ = ("_body", "_seq")
+    _body: Body
+    _seq: int
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Give the step up: its outcome will not be taken any more."""
+        if not super().cancel(msg):
+            return False
+        self._body.give_up(self._seq)
+        return True
 
 
 class OpenStep:
@@ -104,20 +119,6 @@ class OpenWait:
         self.handle = handle
 
 
-class StepFuture(BodyFuture):
-    """The outcome of a step as the body awaits it; cancelling it abandons the step."""
-
-    __slots__ = ("_abandon",)
-    _abandon: Callable[[], None]
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Give the step up: its outcome will not be taken any more."""
-        if not super().cancel(msg):
-            return False
-        self._abandon()
-        return True
-
-
 class Body:
     """See the module's docstring.
 
@@ -139,7 +140,7 @@ class Body:
     ) -> None:
         install()
         self.run_id = run_id
-        self.script = Script(history)
+        self.script = Script(history, self._where)
         # The upper bits come from the run's id, the lower ones count tasks and futures.
         self.loop = make_loop(self, crc32(run_id.encode()) << 24)
         self.steps: dict[int, OpenStep] = {}
@@ -168,19 +169,41 @@ class Body:
             event = script.next_inbound()
             if event is None:
                 if script.replaying:
-                    script.diverge("issued nothing there", self._where())
+                    self._meet_unfollowed()
+                self.loop.muted = False
                 return True
-            if event.kind not in TERMINAL:
-                self._apply(event, UNDECODED)
+            self._apply(event, UNDECODED)
             if script.divergence is not None or self.outcome is not None:
                 return True
         return False
 
+    def _meet_unfollowed(self) -> None:
+        """Judge what the history holds where the code waits: an end from outside is fine."""
+        end = self.script.recorded_end()
+        if end is not None and (
+            end.kind == EventKind.RUN_CANCELLED
+            or (end.kind == EventKind.RUN_FAILED and (self.cancel_event or not self.started))
+        ):
+            self.outcome = end
+        else:
+            self.script.diverge("issued nothing there")
+
     def activate(self, inbox: Sequence[Inbound]) -> None:
-        """Apply what reached the run, one event at a time, until the run has ended."""
-        for item in inbox:
-            if self.outcome is None and not self._is_stale(item):
-                self._apply(self.script.record(item, self._when(item)), item.value)
+        """Apply what reached the run, one event at a time, until the run has ended.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C hit the body's code. Nothing of this turn may be
+                recorded: the body is dropped, and must be made again from its history.
+        """
+        try:
+            for item in inbox:
+                if self.outcome is None and not self._is_stale(item):
+                    self._apply(self.script.record(item, self._when(item)), item.value)
+        except KeyboardInterrupt:
+            self.script.take()
+            self.created, self.ended = [], []
+            self.abandon()
+            raise
 
     def _when(self, item: Inbound) -> int:
         # The wall clock may have been set back, yet a wait that ran its time ends after it.
@@ -195,7 +218,7 @@ class Body:
 
     def abandon(self) -> None:
         """Drop the body as it stands, without running its `finally` blocks."""
-        self.loop.stop()
+        self.loop.halt()
         if alive := self.loop.live_tasks():
             freeze(alive)
 
@@ -204,66 +227,54 @@ class Body:
         """Tell whether the body's code has begun to run."""
         return self._task is not None
 
+    @property
+    def is_stuck(self) -> bool:
+        """Tell whether the body waits for itself alone: nothing recorded can wake it again."""
+        return self.started and self.outcome is None and not self.steps and not self.waits
+
     def waiting_lines(self) -> list[str]:
         """Return the source line at which each unfinished task of the body waits."""
-        return [suspended_line(task) for task in self.loop.live_tasks()]
+        return [task_line(task) for task in self.loop.live_tasks()]
 
     # --- applying one event ----------------------------------------------------------
 
     def _is_stale(self, item: Inbound) -> bool:
-        """Tell whether an answer comes too late: what it answers is closed already."""
+        """Tell whether an item comes too late: what it answers is closed already."""
+        if self.loop.stopped:
+            return True
         if item.kind == EventKind.WAIT_COMPLETED:
             return item.ref not in self.waits
-        if item.ref:
-            return item.ref not in self.steps
-        return False
+        return item.ref != 0 and item.ref not in self.steps
 
     def _apply(self, event: Event, value: object) -> None:
-        kind = event.kind
-        if kind == EventKind.STEP_COMPLETED:
-            if (step := self._close_step(event)) is not None:
-                assert event.payload is not None
-                if value is UNDECODED:
-                    value = self._payloads.decode(event.payload)
-                step.future.set_result(value)
-        elif kind == EventKind.WAIT_COMPLETED:
-            if (wait := self.waits.pop(event.ref, None)) is not None:
-                self.ended.append(wait)
-                self.loop.fire(wait.handle)
-            else:
-                self._unexpected(event)
-        elif kind == EventKind.STEP_FAILED:
-            self._fail_step(event)
-        elif kind == EventKind.STEP_RETRYING:
-            if event.ref in self.steps:
-                self.steps[event.ref].note(event)
+        if event.kind == EventKind.STEP_RETRYING:
+            if (step := self.steps.get(event.ref)) is not None:
+                step.note(event)
             return
-        elif kind == EventKind.RUN_STARTED:
-            self._task = self.loop.create_task(self._main(), name="main", context=Context())
-        elif kind == EventKind.CANCEL_REQUESTED:
-            assert self._task is not None
-            self.cancel_event = event
-            self._task.cancel(event.payload.decode() if event.payload else None)
+        take = _TAKE.get(event.kind)
+        if take is None:
+            return
+        take(self, event, value)
         self.loop.drain()
         if self._task is not None and self._task.done() and self.script.divergence is None:
             self._finish(self._task)
 
-    def _close_step(self, event: Event) -> OpenStep | None:
-        step = self.steps.pop(event.ref, None)
-        if step is None:
-            self._unexpected(event)
-        else:
-            self.ended.append(step)
-        return step
+    def _take_start(self, event: Event, value: object) -> None:
+        try:
+            coroutine = self._main()
+        except Exception as error:  # the arguments no longer fit: the signature has changed
+            coroutine = _raise(error)
+        self._task = self.loop.create_task(coroutine, name="main", context=Context())
 
-    def _unexpected(self, event: Event) -> None:
-        where = self._where()
-        self.script.diverge(f"is not waiting for the outcome of event {event.ref}", where)
+    def _take_result(self, event: Event, value: object) -> None:
+        step = self._close_step(event)
+        if step is not None:
+            assert event.payload is not None
+            if value is UNDECODED:
+                value = self._payloads.decode(event.payload)
+            step.future.set_result(value)
 
-    def _where(self) -> str:
-        return UNKNOWN if self._task is None else suspended_line(self._task)
-
-    def _fail_step(self, event: Event) -> None:
+    def _take_failure(self, event: Event, value: object) -> None:
         step = self._close_step(event)
         if step is not None:
             assert event.payload is not None
@@ -271,36 +282,79 @@ class Body:
             error = self._payloads.decode_error(event.payload, step.step.name, attempts)
             step.future.set_exception(error)
 
+    def _close_step(self, event: Event) -> OpenStep | None:
+        step = self.steps.pop(event.ref, None)
+        if step is None:
+            self._unexpected(event)
+        else:
+            self._note_end(step)
+        return step
+
+    def _take_wait_end(self, event: Event, value: object) -> None:
+        wait = self.waits.pop(event.ref, None)
+        if wait is None:
+            self._unexpected(event)
+        else:
+            self._note_end(wait)
+            self.loop.fire(wait.handle)
+
+    def _take_cancel(self, event: Event, value: object) -> None:
+        assert self._task is not None
+        self.cancel_event = event
+        self._task.cancel(event.payload.decode() if event.payload else None)
+
+    def _note_end(self, closed: OpenStep | OpenWait) -> None:
+        if not self.script.replaying:
+            self.ended.append(closed)
+
+    def _unexpected(self, event: Event) -> None:
+        self.script.diverge(f"is not waiting for the outcome of event {event.ref}")
+
+    def _where(self) -> str:
+        """Return the line that runs now, or else the line at which the body waits."""
+        return calling_line() or (UNKNOWN if self._task is None else task_line(self._task))
+
     # --- the end ---------------------------------------------------------------------
 
     def _finish(self, task: asyncio.Task[Any]) -> None:
         self._cancel_leftovers()
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if self.script.replaying:
-            self.outcome = self.script.recorded_end()
-            if self.outcome is None:
-                self.script.diverge("came to its end", self._where())
+        if self.script.divergence is not None:
             return
+        kind, payload = self._verdict(task)
+        if not self.script.replaying:
+            return self._end(kind, payload)
+        recorded = self.script.recorded_end()
+        if recorded is not None and recorded.kind == kind:
+            self.outcome = recorded
+        else:
+            self.script.diverge(f"came to its end ({kind.label})")
+
+    def _verdict(self, task: asyncio.Task[Any]) -> tuple[EventKind, bytes | None]:
+        """Return how the run ends, now that its body has."""
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
-            try:
-                payload = self._payloads.encode(task.result(), "result")
-            except Exception as refused:
-                return self._end(EventKind.RUN_FAILED, self._payloads.encode_error(refused))
-            self.result = task.result()
-            return self._end(EventKind.RUN_COMPLETED, payload)
-        request = self.cancel_event
-        if request is None or not isinstance(error, asyncio.CancelledError):
-            payload = self._payloads.encode_error(_explain(error))
-            return self._end(EventKind.RUN_FAILED, payload)
-        return self.end_cancelled(request)
+            return self._keep_result(task.result())
+        if self.cancel_event is not None and isinstance(error, asyncio.CancelledError):
+            return self._cancelled(self.cancel_event)
+        return EventKind.RUN_FAILED, self._payloads.encode_error(_explain(error))
+
+    def _keep_result(self, result: object) -> tuple[EventKind, bytes]:
+        try:
+            payload = self._payloads.encode(result, "result")
+        except Exception as refused:
+            return EventKind.RUN_FAILED, self._payloads.encode_error(refused)
+        self.result = result
+        return EventKind.RUN_COMPLETED, payload
+
+    def _cancelled(self, request: Event) -> tuple[EventKind, bytes | None]:
+        if request.name != "deadline":
+            return EventKind.RUN_CANCELLED, request.payload
+        late = WorkflowTimeoutError("the run was not finished at its deadline")
+        return EventKind.RUN_FAILED, self._payloads.encode_error(late)
 
     def end_cancelled(self, request: Event) -> None:
         """End the run as `request` asks: cancelled, or failed at its deadline."""
-        if request.name == "deadline":
-            late = WorkflowTimeoutError("the run was not finished at its deadline")
-            self.terminate(EventKind.RUN_FAILED, self._payloads.encode_error(late))
-        else:
-            self.terminate(EventKind.RUN_CANCELLED, request.payload)
+        self.terminate(*self._cancelled(request))
 
     def _cancel_leftovers(self) -> None:
         leftovers = self.loop.live_tasks()
@@ -311,14 +365,14 @@ class Body:
                 logger.warning(
                     "run %s returned while %s was still waiting at %s: it is cancelled; "
                     "await the work, or use asyncio.TaskGroup",
-                    self.run_id, task.get_name(), suspended_line(task),
+                    self.run_id, task.get_name(), task_line(task),
                 )  # fmt: skip
             task.cancel()
         self.loop.drain()
 
     def _end(self, kind: EventKind, payload: bytes | None) -> None:
-        for step in list(self.steps.values()):
-            self._abandon(step)
+        for seq in list(self.steps):
+            self.give_up(seq)
         self.ended.extend(self.waits.values())
         self.waits.clear()
         self.outcome = self.script.record(Inbound(kind, payload=payload), self._read_now())
@@ -340,24 +394,27 @@ class Body:
         payload = None if script.replaying else self._payloads.encode_call(args, kwargs)
         future = StepFuture(loop=self.loop)
         future._order = self.loop.next_order()
+        future._body = self
         event = script.issue(EventKind.STEP_CREATED, step.name, payload=payload)
         if event is None:
-            self.loop.stop()
+            future._seq = 0
+            self.loop.halt()
             return future
         assert event.payload is not None
-        opened = OpenStep(event.seq, step, future, event.payload)
-        future._abandon = lambda: self._abandon(opened)
-        self.steps[event.seq] = opened
+        future._seq = event.seq
+        opened = self.steps[event.seq] = OpenStep(event.seq, step, future, event.payload)
         if not script.replaying:
             self.created.append(opened)
         return future
 
-    def _abandon(self, step: OpenStep) -> None:
-        if self.steps.pop(step.seq, None) is None or self.loop.stopped:
+    def give_up(self, seq: int) -> None:
+        """Issue that the outcome of a step is not awaited any more, if it is open."""
+        step = self.steps.pop(seq, None)
+        if step is None or self.loop.stopped:
             return
-        if self.script.issue(EventKind.STEP_CANCELLED, step.step.name, ref=step.seq) is None:
-            self.loop.stop()
-        self.ended.append(step)
+        if self.script.issue(EventKind.STEP_CANCELLED, step.step.name, ref=seq) is None:
+            self.loop.halt()
+        self._note_end(step)
 
     def wait_until(self, due_us: int) -> BodyFuture:
         """Issue a wait that ends at the wall time `due_us` (UTC microseconds)."""
@@ -379,7 +436,7 @@ class Body:
         event = self.script.issue(EventKind.WAIT_CREATED, name, due=due)
         if event is None:
             handle.seq = 0
-            return self.loop.stop()
+            return self.loop.halt()
         assert event.due is not None
         handle.seq = event.seq
         wait = self.waits[event.seq] = OpenWait(event.seq, event.due, name, handle)
@@ -390,7 +447,17 @@ class Body:
         """Forget the wait of a cancelled timer; replay derives this again."""
         wait = self.waits.pop(handle.seq, None)
         if wait is not None:
-            self.ended.append(wait)
+            self._note_end(wait)
+
+
+# What each kind of event does to the body, before its loop is drained.
+_TAKE: dict[int, Callable[[Body, Event, object], None]] = {
+    EventKind.RUN_STARTED: Body._take_start,
+    EventKind.STEP_COMPLETED: Body._take_result,
+    EventKind.STEP_FAILED: Body._take_failure,
+    EventKind.WAIT_COMPLETED: Body._take_wait_end,
+    EventKind.CANCEL_REQUESTED: Body._take_cancel,
+}
 
 
 def _set_none(future: asyncio.Future[Any]) -> None:
@@ -398,13 +465,23 @@ def _set_none(future: asyncio.Future[Any]) -> None:
         future.set_result(None)
 
 
+async def _raise(error: Exception) -> None:
+    raise error
+
+
+# How asyncio says that something belongs to another loop, and so to the host.
+_FOREIGN = ("attached to a different loop", "to a different event loop", "different loop than")
+
+
 def _explain(error: BaseException) -> BaseException:
     """Say what to do where asyncio's own message does not."""
-    if isinstance(error, RuntimeError) and "attached to a different loop" in str(error):
-        hint = NotInBodyError(
-            "a workflow body awaited something that belongs to the host's event loop "
-            f"({error}): put this work in a @step and await the step"
-        )
-        hint.__cause__ = error
-        return hint
-    return error
+    if not isinstance(error, (RuntimeError, ValueError)):
+        return error
+    if not any(phrase in str(error) for phrase in _FOREIGN):
+        return error
+    hint = NotInBodyError(
+        "a workflow body awaited something that belongs to the host's event loop "
+        f"({error}): put this work in a @step and await the step"
+    )
+    hint.__cause__ = error
+    return hint

@@ -11,10 +11,14 @@ CPython 3.13 (a body that blocks is reported by the engine's watchdog instead).
 
 from __future__ import annotations
 
+import linecache
+import logging
 import sys
 import threading
+import tokenize
 from asyncio import _get_running_loop
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from durable._replay.loop import BodyLoop
@@ -26,18 +30,28 @@ _REFUSED = frozenset(
     os.symlink os.chmod os.chown os.utime shutil.copyfile shutil.move shutil.rmtree
     socket.__new__ socket.connect socket.bind socket.getaddrinfo socket.gethostbyname
     subprocess.Popen os.system os.exec os.fork os.forkpty os.posix_spawn os.spawn os.startfile
-    sqlite3.connect time.sleep _thread.start_new_thread _thread.start_joinable_thread
+    sqlite3.connect builtins.input time.sleep
+    _thread.start_new_thread _thread.start_joinable_thread
     """.split()
 )
 
-# Code of the interpreter that opens files on behalf of innocent statements.
-_INNOCENT = ("<frozen importlib", "/linecache.py", "/tokenize.py", "/zipimport.py", "/logging/")
+# Code of the interpreter that opens files on behalf of innocent statements: imports, the
+# source lines of tracebacks, log records; and the data of time zones.
+_INNOCENT_CODE = (
+    "<frozen importlib",
+    "<frozen zipimport",
+    linecache.__file__,
+    tokenize.__file__,
+    logging.__file__.removesuffix("__init__.py"),
+)
+_INNOCENT_DATA = "/zoneinfo/"
+_FRAMES_MAX = 6
 
 _installed = False
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    if event in _REFUSED and type(_get_running_loop()) is BodyLoop and not _is_innocent():
+    if event in _REFUSED and type(_get_running_loop()) is BodyLoop and not _is_innocent(args):
         detail = f" ({args[0]!r})" if args and isinstance(args[0], str) else ""
         raise NotInBodyError(
             f"{event}{detail} is not possible in a workflow body, because it cannot be "
@@ -45,14 +59,15 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         )
 
 
-def _is_innocent() -> bool:
-    frame = sys._getframe(2)
-    for _ in range(6):
-        file = frame.f_code.co_filename.replace("\\", "/")
-        if any(part in file for part in _INNOCENT):
+def _is_innocent(args: tuple[Any, ...]) -> bool:
+    if args and isinstance(args[0], str) and _INNOCENT_DATA in args[0].replace("\\", "/"):
+        return True
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(_FRAMES_MAX):
+        if frame is None:
+            break
+        if frame.f_code.co_filename.startswith(_INNOCENT_CODE):
             return True
-        if frame.f_back is None:
-            return False
         frame = frame.f_back
     return False
 

@@ -10,11 +10,15 @@ inside one plain callback of the host loop, so stock asyncio code (tasks, `gathe
 - tasks and futures hash by their order of creation, because CPython keeps them in
   sets and iterates those sets (`TaskGroup`, `wait`, `as_completed`);
 - sockets, threads, subprocesses and signals are refused with the cure.
+
+What it cannot order: a set of futures that it did not make, such as `asyncio.Future()`
+or what `gather` returns, iterates in the order of their addresses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from asyncio import _get_running_loop, _set_running_loop
@@ -23,6 +27,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, NoReturn, Protocol, TypeVarTuple, Unpack
 
+from durable._replay.siblings import ENSURE_FUTURE, siblings
 from durable.errors import DurationError, NotInBodyError
 
 T = TypeVarTuple("T")
@@ -104,41 +109,52 @@ class BodyLoop(asyncio.AbstractEventLoop):
         self._order = salt
         self._ready: deque[asyncio.Handle] = deque()
         self._tasks: list[BodyTask] = []
+        self._early: dict[object, BodyTask] = {}  # made ahead of time, by their coroutines
         self._prune_at = 64
         self.stopped = False
+        self.muted = True  # while replaying: what is to be reported has been
 
     # --- running -------------------------------------------------------------------
 
     def drain(self) -> None:
         """Run callbacks until none is ready, or until `stopped` is set."""
-        ready = self._ready
-        host, hooks = _get_running_loop(), sys.get_asyncgen_hooks()
+        host, hooks, collecting = _get_running_loop(), sys.get_asyncgen_hooks(), gc.isenabled()
+        # A collection comes at any time and would run finalizers here: those of the body's
+        # garbage out of order, and those of the host's under the guard against I/O.
+        gc.disable()
         _set_running_loop(self)
         # Else the host loop would adopt the body's generators and close them at its end.
         sys.set_asyncgen_hooks(None, self._close_dropped)
         try:
-            while ready and not self.stopped:
-                handle = ready.popleft()
-                if not handle._cancelled:
-                    self._run(handle)
+            self._run_ready()
         finally:
             sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(host)
+            if collecting:
+                gc.enable()
+
+    def _run_ready(self) -> None:
+        ready: deque[Any] = self._ready
+        while ready and not self.stopped:
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except SystemExit:
+                pass  # the task that raised it holds it as its exception; the host must live on
+            except KeyboardInterrupt:
+                self.halt()  # Ctrl-C happened to land here: it is the host's
+                raise
+            except BaseException as error:
+                context = {"message": "exception in a callback", "exception": error}
+                self.call_exception_handler(context)
 
     def _close_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
         if _get_running_loop() is self and not self.stopped:
             self.create_task(generator.aclose())
 
-    def _run(self, handle: Any) -> None:
-        try:
-            handle._context.run(handle._callback, *handle._args)
-        except (KeyboardInterrupt, SystemExit):
-            pass  # the task that raised it holds it as its exception; the host must live on
-        except BaseException as error:
-            context = {"message": "exception in a callback", "exception": error, "handle": handle}
-            self.call_exception_handler(context)
-
-    def stop(self) -> None:
+    def halt(self) -> None:
         """Leave `drain` after the current callback; what is ready stays as it is."""
         self.stopped = True
 
@@ -216,6 +232,15 @@ class BodyLoop(asyncio.AbstractEventLoop):
         **options: Any,
     ) -> BodyTask:
         """Return a task for `coro`; its default name is the same on every replay."""
+        caller = sys._getframe(1)
+        if caller.f_code is ENSURE_FUTURE and coro not in self._early:
+            for sibling in siblings(caller, coro):
+                self._early[sibling] = self._new_task(sibling, None, None)
+        return self._early.pop(coro, None) or self._new_task(coro, name, context)
+
+    def _new_task(
+        self, coro: Coroutine[Any, Any, Any], name: object, context: Context | None
+    ) -> BodyTask:
         self._order += 1
         # asyncio.Task hashes itself while it is constructed: the order comes first.
         task = BodyTask.__new__(BodyTask)
@@ -252,6 +277,8 @@ class BodyLoop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Log what asyncio reports: errors that nobody awaits."""
+        if self.muted:
+            return
         error = context.get("exception")
         logger.error("in a workflow body: %s", context.get("message"), exc_info=error)
 

@@ -9,11 +9,10 @@ they happened: that order is the history.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from durable._replay.events import COMMANDS, NOTES, TERMINAL, Event, EventKind
-from durable._replay.source import calling_line
 from durable.errors import InternalError, NondeterminismError
 
 UNDECODED = object()
@@ -34,12 +33,13 @@ class Inbound(NamedTuple):
 
 
 class Script:
-    """See the module's docstring."""
+    """See the module's docstring. `where` names the line at which the body stands."""
 
-    def __init__(self, history: Sequence[Event]) -> None:
+    def __init__(self, history: Sequence[Event], where: Callable[[], str]) -> None:
         if not history or history[0].kind != EventKind.RUN_CREATED:
             raise InternalError("a history must begin with run_created")
         self._history = history
+        self._where = where
         self._cursor = 0
         self.replaying = True
         self.seq = history[-1].seq
@@ -53,14 +53,14 @@ class Script:
         """Return the next recorded event to apply.
 
         None means that the history is used up; or, when `replaying` is still set, that a
-        recorded command comes next, which the code failed to issue.
+        recorded command or end comes next, which the code did not come to.
         """
         if self._cursor == len(self._history):
             self.replaying = False
             self._history = ()
             return None
         event = self._history[self._cursor]
-        if event.kind in COMMANDS:
+        if event.kind in COMMANDS or event.kind in TERMINAL:
             return None
         self._cursor += 1
         if event.kind not in NOTES:
@@ -74,15 +74,14 @@ class Script:
         ended = rest and rest[-1].kind in TERMINAL and all(e.kind in closing for e in rest)
         return rest[-1] if ended else None
 
-    def diverge(self, got: str, where: str | None = None) -> None:
+    def diverge(self, got: str) -> None:
         """Note the first difference between the code and the history."""
         if self.divergence is None:
             position, expected = self.seq + 1, "no further event"
             if self._cursor < len(self._history):
                 event = self._history[self._cursor]
                 position, expected = event.seq, describe(event.kind, event.name, event.ref)
-            where = calling_line() if where is None else where
-            self.divergence = NondeterminismError(position, expected, got, where)
+            self.divergence = NondeterminismError(position, expected, got, self._where())
 
     def missing_name(self) -> str | None:
         """Return the name of the recorded step that the code did not call, if that is the case."""

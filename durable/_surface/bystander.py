@@ -66,8 +66,8 @@ class Bystander:
         """Open the file for reading."""
         self._journal = await Journal.open(self.path, clock=SystemClock(), owner=False)
 
-    async def close(self) -> None:
-        """Close the file."""
+    async def close(self, *, drain: bool = True) -> None:
+        """Close the file; nothing runs here that could be waited for."""
         journal, self._journal = self._journal, None
         if journal is not None:
             await journal.close()

@@ -104,7 +104,7 @@ def _one_step(
         and len(ended) == 1
         and ended[0] is entries[-1]
         and ended[0].at <= outcomes[0].at
-        and attempts == list(range(1, len(attempts) + 1))
+        and attempts == list(range(1, len(attempts) + 1)) != []
         and {entry.step for entry in entries} == {name}
     )
     how = ", ".join(_how(story, entry, entries) for entry in begun)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import sys
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
@@ -43,6 +45,11 @@ from durable.errors import ForkedJournalError, RuntimeClosedError, RuntimeNotRun
 P = ParamSpec("P")
 R = TypeVar("R")
 Duration = float | timedelta | str
+
+logger = logging.getLogger("durable")
+
+# Until the next try to become owner or client after one that failed, as on a full disk.
+_RETRY_SECONDS, _RETRY_SECONDS_MAX = 1.0, 60.0
 
 _alive: weakref.WeakSet[Runtime] = weakref.WeakSet()
 
@@ -115,6 +122,8 @@ class Runtime:
         self._server: ControlServer | None = None
         self._remote: RemoteEngine | None = None
         self._changing: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._retry_seconds = _RETRY_SECONDS
         self._closed = False
 
     # --- opening and closing -----------------------------------------------------------
@@ -129,7 +138,8 @@ class Runtime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close()
+        # Ctrl-C and its kin end the program: it is not kept waiting for attempts.
+        await self.close(drain=kind is None or issubclass(kind, Exception))
 
     async def open(self) -> None:
         """Open the journal in the running loop and recover; ``async with`` does this.
@@ -141,14 +151,16 @@ class Runtime:
             JournalError: it cannot be opened.
         """
         if self._loop is not None:
+            self._require_same_process()
             raise RuntimeNotRunningError("a Runtime is opened once: make a new one to open again")
         self._loop = asyncio.get_running_loop()
-        check_filesystem(self.path, allow_unsafe=self._allow_unsafe)
+        # Here and not in __init__: a Runtime may be made before a fork and opened after it.
+        self._pid, self._lock = os.getpid(), OwnerLock(self.path)
         try:
-            await self._take_part()
+            check_filesystem(self.path, allow_unsafe=self._allow_unsafe)
+            await self._change_over()
         except BaseException:
-            self._closed = True
-            self._lock.release()
+            await self.close()
             raise
         _alive.add(self)
         current.opened(self)
@@ -156,36 +168,62 @@ class Runtime:
     async def _take_part(self) -> None:
         """Become the journal's owner, or a client of its owner."""
         info: OwnerInfo = {"since": self._clock.wall_us(), "command": " ".join(sys.argv)[:300]}
-        if self._client:
-            connection = await own_or_connect(self._lock, info)
-        else:
-            connection = None
-            if not self._lock.acquire(info):
-                raise self._lock.locked_error()
-        if connection is None:
-            await self._own()
-        else:
-            await self._follow(connection)
+        while True:
+            if self._client:
+                connection = await own_or_connect(self._lock, info)
+            else:
+                connection = None
+                if not self._lock.acquire(info):
+                    raise self._lock.locked_error()
+            if connection is None:
+                await _to_the_end(self._own())
+                return
+            if await self._follow(connection):
+                return
 
     async def _own(self) -> None:
         server = ControlServer(socket_path_of(self.path), self._answer)
-        self._lock.publish({"socket": server.bind()})
-        self._server = server
+        reading, journal = self._journal, None
         try:
-            await self._drop_reader()
-            self._journal = await self._open_journal(owner=True)
-            self._engine = Engine(self._journal, self.payloads, self._clock, self._options, self)
+            self._lock.publish({"socket": server.bind()})
+            journal = await self._open_journal(owner=True)
+            # Until here a client that takes over goes on reading as before.
+            self._journal, self._server = journal, server
+            self._engine = Engine(journal, self.payloads, self._clock, self._options, self)
             await self._engine.open()
             await server.start()
         except BaseException:
-            await server.close(self._lock.release)
+            await self._disown(server, journal, reading)
             raise
+        if reading is not None:
+            await reading.close()
 
-    async def _follow(self, connection: ControlClient) -> None:
-        self._remote = RemoteEngine(connection)
-        if self._journal is None:
-            self._journal = await self._open_journal(owner=False)
+    async def _disown(
+        self, server: ControlServer, journal: Journal | None, reading: Journal | None
+    ) -> None:
+        """Undo an opening that failed half way; the lock goes last."""
+        engine, self._engine, self._server, self._journal = self._engine, None, None, reading
+        if engine is not None:
+            await engine.close()
+        elif journal is not None:
+            await journal.close()
+        await server.close(self._lock.release)
+
+    async def _follow(self, connection: ControlClient) -> bool:
+        """Work through the owner; False when it was lost before it served us."""
+        remote = RemoteEngine(connection)
+        try:
+            await remote.hello()  # it may still be opening the journal, or making it
+            if self._journal is None:
+                self._journal = await self._open_journal(owner=False)
+        except OwnerLostError:
+            return False
+        except BaseException:
+            await connection.close()
+            raise
+        self._remote = remote
         connection.lost.add_done_callback(self._owner_lost)
+        return True
 
     async def _open_journal(self, *, owner: bool) -> Journal:
         return await Journal.open(
@@ -195,30 +233,33 @@ class Runtime:
             durability=self._durability,
             driver_factory=self._driver,
             owner=owner,
+            still_owned=self._lock.intact if owner else None,
         )
 
-    async def _drop_reader(self) -> None:
-        journal, self._journal = self._journal, None
-        if journal is not None:
-            await journal.close()
-
-    async def close(self) -> None:
+    async def close(self, *, drain: bool = True) -> None:
         """Wait for running attempts up to `drain_seconds`, then park the runs and close.
 
         Runs that are going on are continued when the journal is opened again. Twice is fine.
+        With `drain` False running attempts get no more time, and run again then.
         """
-        if self._closed or self._loop is None:
-            return
-        self._closed = True
-        current.closed(self, self._loop)
-        _alive.discard(self)
+        if self._loop is None or self._pid != os.getpid():
+            return  # never opened, or by the process that we were forked from
+        if self._closing is None:
+            self._closed = True
+            current.closed(self, self._loop)
+            _alive.discard(self)
+            self._closing = asyncio.get_running_loop().create_task(self._close(drain=drain))
+        # Who gives up waiting does not stop the closing half way.
+        await asyncio.shield(self._closing)
+
+    async def _close(self, *, drain: bool) -> None:
         if self._changing is not None:
             self._changing.cancel()
             await asyncio.wait([self._changing])
         if self._server is not None:
             self._server.retire()
         if self._engine is not None:
-            await self._engine.close()
+            await self._engine.close(drain=drain)
         if self._server is not None:
             await self._server.close(self._lock.release)
         if self._remote is not None:
@@ -230,7 +271,7 @@ class Runtime:
     def abandon(self) -> None:
         """Let go without waiting, because the process or the loop ends; loses nothing."""
         self._closed = True
-        if self._engine is not None:
+        if self._engine is not None and self._pid == os.getpid():
             self._engine.abandon()
 
     # --- the current engine -----------------------------------------------------------------
@@ -238,17 +279,40 @@ class Runtime:
     async def _answer(self, method: str, fields: dict[str, object]) -> dict[str, object]:
         if self._engine is None:
             raise RuntimeClosedError("the owner of the journal is still opening it")
-        return await serve(self._engine)(method, fields)
+        try:
+            return await serve(self._engine)(method, fields)
+        except RuntimeClosedError:
+            if not self._closed:
+                raise
+            # No answer: the connection is about to end, and the client then turns to the
+            # next owner, or becomes it.
+            return await asyncio.get_running_loop().create_future()
 
     def _owner_lost(self, lost: asyncio.Future[str]) -> None:
-        if not lost.cancelled() and not self._closed and self._loop is not None:
+        if not lost.cancelled() and not self._closed:
             self._change_over()
 
     def _change_over(self) -> asyncio.Task[None]:
         if self._changing is None or self._changing.done():
             self._remote = None
             self._changing = asyncio.get_running_loop().create_task(self._take_part())
+            self._changing.add_done_callback(self._changed)
         return self._changing
+
+    def _changed(self, changing: asyncio.Task[None]) -> None:
+        if changing.cancelled():
+            return
+        error = changing.exception()
+        if error is None:
+            self._retry_seconds = _RETRY_SECONDS
+        elif self in _alive and self._loop is not None:  # else `open` tells its caller
+            logger.warning("the journal %s has no owner for us: %s", self.path, error)
+            self._clock.call_later(self._loop, self._retry_seconds, self._retry)
+            self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS_MAX)
+
+    def _retry(self) -> None:
+        if self._engine is None and self._remote is None and not self._closed:
+            self._change_over()
 
     async def port(self) -> EnginePort:
         """Return the port that commands go to; for handles of runs."""
@@ -259,7 +323,10 @@ class Runtime:
         """Return the engine that is current: our own, or the owner's."""
         self._require_open()
         while self._engine is None and self._remote is None:
-            await asyncio.shield(self._change_over())
+            changing = self._change_over()
+            await asyncio.wait([changing])
+            self._require_open()
+            changing.result()
         engine = self._engine or self._remote
         assert engine is not None
         return engine
@@ -270,11 +337,7 @@ class Runtime:
             self._change_over()
 
     def _require_open(self) -> None:
-        if self._pid != os.getpid():
-            raise ForkedJournalError(
-                f"the journal {self.path} was opened by process {self._pid} before a fork: "
-                "open a Runtime of its own in the child"
-            )
+        self._require_same_process()
         if self._closed:
             raise RuntimeClosedError(
                 f"the runtime of {self.path} is closed: open it again to go on"
@@ -288,11 +351,19 @@ class Runtime:
                 f"the runtime of {self.path} belongs to another event loop: open one in this loop"
             )
 
+    def _require_same_process(self) -> None:
+        if self._loop is not None and self._pid != os.getpid():
+            raise ForkedJournalError(
+                f"the journal {self.path} was opened by process {self._pid} before a fork: "
+                "open a Runtime of its own in the child"
+            )
+
     @property
     def reader(self) -> Reader:
         """Answers questions from the journal."""
         self._require_open()
-        assert self._journal is not None
+        if self._journal is None:
+            raise RuntimeNotRunningError(f"the runtime of {self.path} is still being opened")
         return self._journal.reader
 
     @property
@@ -350,7 +421,14 @@ class _Port:
 
     async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
         """See `EnginePort`."""
-        return cast("list[Created]", await self._ask("create", specs))
+        engine = await self._runtime.engine()
+        try:
+            return await engine.create(specs)
+        except OwnerLostError:
+            self._runtime.lost(engine)
+        # The lost owner may have recorded them, so from now on these ids are asked for.
+        named = [replace(s, options=replace(s.options, run_id=s.run_id)) for s in specs]
+        return cast("list[Created]", await self._ask("create", named))
 
     async def wait_end(self, run_id: str) -> RunRow:
         """See `EnginePort`."""
@@ -375,6 +453,18 @@ class _Port:
                 return await getattr(engine, method)(*args)
             except OwnerLostError:
                 self._runtime.lost(engine)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`; a cancellation is passed on only once it is over."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: who was cancelled does not ask for it
+        raise
 
 
 def _abandon_all() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from durable import Backoff, Run, Runtime, get_step_metadata, step
+from durable import Backoff, Run, Runtime, Step, get_step_metadata, step
 from durable.errors import (
     JournalError,
     WorkflowRunCancelledError,
@@ -56,7 +56,7 @@ def attempt(fails: int) -> Callable[[], None]:
     return lambda: note("end", *facts)
 
 
-def make(label: str, *, fails: int = 0, **options: Any) -> Any:
+def make(label: str, *, fails: int = 0, max_retries: int = 3) -> Step[[int], int]:
     """Return an async step called `label` that adds one; its first `fails` attempts fail."""
 
     async def body(value: int) -> int:
@@ -65,16 +65,27 @@ def make(label: str, *, fails: int = 0, **options: Any) -> Any:
         finish()
         return value + 1
 
-    return step(name=f"crash.{label}", backoff=FAST, **options)(body)
+    return step(name=f"crash.{label}", backoff=FAST, max_retries=max_retries)(body)
 
 
-def make_sync(label: str, *, fails: int = 0) -> Any:
+def make_sync(label: str, *, fails: int = 0) -> Step[[int], int]:
     """Return the same as a plain function, for the thread pool."""
 
     def body(value: int) -> int:
         finish = attempt(fails)
         finish()
         return value + 1
+
+    return step(name=f"crash.{label}", backoff=FAST)(body)
+
+
+def make_bulky(label: str, size: int) -> Step[[int], str]:
+    """Return an async step called `label` whose result has `size` characters."""
+
+    async def body(value: int) -> str:
+        finish = attempt(fails=0)
+        finish()
+        return str(value)[0] * size
 
     return step(name=f"crash.{label}", backoff=FAST)(body)
 

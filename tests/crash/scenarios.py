@@ -26,6 +26,7 @@ from tests.crash.program import (
     attempt,
     insist,
     make,
+    make_bulky,
     make_sync,
     note,
     use_ledger,
@@ -190,15 +191,15 @@ AMENDS = make("amends")
 async def careful(value: int) -> int:
     """Catch what a step raises after its last attempt, and make amends."""
     try:
-        return int(await DOOMED(value))
+        return await DOOMED(value)
     except BrokenError:
-        return int(await AMENDS(value))
+        return await AMENDS(value)
 
 
 @workflow(name="crash.careless")
 async def careless(value: int) -> int:
     """Let it out."""
-    return int(await FATAL(value))
+    return await FATAL(value)
 
 
 async def main_failing(program: Program) -> None:
@@ -239,14 +240,14 @@ async def race(value: int) -> int:
     """A step against an hour, then a wait that times out, then one more step."""
     hour = asyncio.create_task(asyncio.sleep(LONG))
     work = asyncio.create_task(QUICK(value))
-    done, pending = await asyncio.wait({hour, work}, return_when=asyncio.FIRST_COMPLETED)
+    _done, pending = await asyncio.wait({hour, work}, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
     try:
         async with asyncio.timeout(0.002):
             await asyncio.sleep(LONG)
     except TimeoutError:
-        value = await LATE(done.pop().result())
+        value = await LATE(work.result())
     return value
 
 
@@ -280,6 +281,26 @@ async def main_spawner(program: Program) -> None:
     runs = [await program.start(spawner.options(run_id=f"spawner-{n}"), n) for n in (1, 2)]
     for run in runs:
         await program.finish(program.runtime.get_run(await program.finish(run)))
+
+
+# --- 10. so much data that SQLite moves its -wal into the database on the way ---------------
+
+BULK = [make_bulky(f"b{n}", 200_000) for n in range(24)]
+
+
+@workflow(name="crash.bulky")
+async def bulky(value: int) -> int:
+    """Results of 4.8 MB, in three rows of parallel steps."""
+    total = 0
+    for row in (BULK[:2], BULK[2:22], BULK[22:]):
+        total += sum(map(len, await asyncio.gather(*(each(value) for each in row))))
+    return total
+
+
+async def main_bulky(program: Program) -> None:
+    """One run, then a small one: the first to write after the -wal was moved."""
+    await program.finish(await program.start(bulky.options(run_id="bulky-1"), 1))
+    await program.finish(await program.start(sequential.options(run_id="small-1"), 1))
 
 
 SCENARIOS = {
@@ -317,6 +338,9 @@ SCENARIOS = {
             "spawned-1": ("completed", "2"),
             "spawned-2": ("completed", "3"),
         },
+    ),
+    "bulky": Scenario(
+        main_bulky, {"bulky-1": ("completed", "4800000"), "small-1": ("completed", "6")}
     ),
 }
 

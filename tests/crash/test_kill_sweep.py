@@ -32,8 +32,10 @@ def test_nothing_is_lost_or_repeated_after_a_kill(
 ) -> None:
     """SIGKILL before the n-th write, sync, truncate or delete; then a restart."""
     count = operations(server, scenario, place / "undisturbed")
+    killed = 0
     for at in sample(count, 10, SEED):
-        kill_trial(server, scenario, place / str(at), [at])
+        killed += kill_trial(server, scenario, place / str(at), [at])[0]
+    assert killed >= 8  # the count differs a little from run to run
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -80,8 +80,8 @@ def kill_trial(
     """
     with trial(place, f"{scenario} with {action} at {kills}"):
         before, killed = Journal(), 0
-        for at in [*kills, FOREVER]:
-            fault = {"at": at, "action": action}
+        while True:
+            fault = {"at": (*kills, FOREVER)[killed], "action": action}
             outcome = server.play(
                 Request(scenario, str(place), killed + 1, fault, known=list(before.status))
             )
@@ -123,14 +123,14 @@ def power_cut_trials(
     place: Path,
     *,
     seed: int,
-    judge_share: float,
+    share: float,
     resume_share: float,
 ) -> int:
     """Record a scenario once, and judge the states that power cuts may leave.
 
     Args:
-        judge_share: share of the states to open and judge.
-        resume_share: share of the states on which the scenario is played to its end.
+        share: of the states to judge.
+        resume_share: of those, how many to play to the scenario's end.
 
     Returns how many states were judged.
     """
@@ -140,14 +140,12 @@ def power_cut_trials(
         final = judge_end(scenario, recorded, 1, exactly=True)
         ops = states.load(recorded / "ops.1")
     draw, judged = random.Random(seed), 0
-    for number, state in enumerate(states.crash_states(ops, seed=seed)):
-        lot = draw.random()
-        if lot < judge_share or lot < resume_share:
-            judged += 1
-            with trial(place / str(number), f"{scenario}: {state} (seed {seed})"):
-                _judge_state(place / str(number), state, final)
-                if lot < resume_share:
-                    _resume_state(server, scenario, place / str(number), state)
+    for state in states.crash_states(ops, seed=seed, share=share):
+        judged += 1
+        with trial(place / str(judged), f"{scenario}: {state} (seed {seed})"):
+            _judge_state(place / str(judged), state, final)
+            if draw.random() < resume_share:
+                _resume_state(server, scenario, place / str(judged), state)
     return judged
 
 

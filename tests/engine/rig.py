@@ -108,3 +108,9 @@ def _count(conn: Any) -> int:
 def messages(caplog: Any, level: str = "WARNING") -> Sequence[str]:
     """Return the logged messages of a level."""
     return [record.getMessage() for record in caplog.records if record.levelname == level]
+
+
+async def result_of(path: Path, workflow: Any, *args: Any, **options: Any) -> Any:
+    """Return the result of one run in a runtime of its own."""
+    async with opened(path, **options) as rt:
+        return await (await rt.start(workflow, *args)).result(WAIT)

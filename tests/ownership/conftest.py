@@ -2,7 +2,8 @@
 
 Gives `server` and `client`, connected, with an `owner` behind them; and `process`, which
 runs a Python program given as text and talks to it by lines. Programs are written in
-full in the tests, so that a test shows what both sides do.
+full in the tests, so that a test shows what both sides do. For whole runtimes, `peers`
+starts processes on the test's journal, and `here` is what flows of this process use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import pytest
 from durable._journal import sockets
 from durable._journal.control import ControlServer
 from durable._journal.control_client import ControlClient
+from tests.ownership import flows
 from tests.ownership.owner import Owner
+from tests.ownership.peers import Peers, peers_on
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,3 +117,26 @@ async def client(server: ControlServer) -> AsyncIterator[ControlClient]:
     await client.connect()
     yield client
     await client.close()
+
+
+@pytest.fixture
+def ledger_path(tmp_path: Path) -> Path:
+    """Where the steps of all processes of the test note their attempts."""
+    return tmp_path / "ledger"
+
+
+@pytest.fixture
+def here(ledger_path: Path) -> Iterator[flows.Here]:
+    """What the flows of this process use, with the ledger of the test."""
+    flows.here = flows.Here()
+    flows.here.ledger = flows.Ledger(ledger_path)
+    yield flows.here
+    flows.here.ledger.close()
+    flows.here = flows.Here()
+
+
+@pytest.fixture
+async def peers(journal_path: Path, ledger_path: Path) -> AsyncIterator[Peers]:
+    """Starts processes on the test's journal, and ends them with the test."""
+    async with peers_on(journal_path, ledger_path) as peers:
+        yield peers

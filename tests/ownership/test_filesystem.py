@@ -135,7 +135,7 @@ def test_unsafe_filesystems_are_refused_with_reason_and_cure(path: str) -> None:
     assert path in message
     assert UNSAFE[path] in message
     assert "local disk" in message
-    assert "allow_unsafe=True" in message
+    assert "allow_unsafe_filesystem=True" in message
 
 
 def test_unsafe_filesystem_is_accepted_when_allowed_with_a_warning(

@@ -93,9 +93,22 @@ class Clock:
         return self.now
 
 
+class Watched(Body):
+    """A body that holds the arguments of each step against the recorded ones."""
+
+    def create_step(
+        self, step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> asyncio.Future[Any]:
+        future = super().create_step(step, args, kwargs)
+        if self.script.divergence is None:
+            recorded = self.steps[max(self.steps)].payload
+            assert repr(pickle.loads(recorded)) == repr((args, kwargs))
+        return future
+
+
 def new_body(main: Main, history: list[Event], clock: Clock | None, run_id: str) -> Body:
     """Return a body; without a clock it must not ask for the time."""
-    return Body(run_id, main, history, PAYLOADS, _no_clock if clock is None else clock.read)
+    return Watched(run_id, main, history, PAYLOADS, _no_clock if clock is None else clock.read)
 
 
 def _no_clock() -> int:
@@ -258,5 +271,7 @@ def _continue_from(main: Main, recording: Recording, done: int, end: int) -> Non
 
 def comparable(event: Event) -> tuple[object, ...]:
     """Return an event without its bytes: equal values may pickle differently."""
-    ended = told(event) if event.kind in TERMINAL else None
-    return (*event._replace(payload=None), ended)
+    value = told(event) if event.kind in TERMINAL else None
+    if event.kind == EventKind.STEP_CREATED and event.payload is not None:
+        value = repr(pickle.loads(event.payload))
+    return (*event._replace(payload=None), value)

@@ -1,0 +1,227 @@
+"""Workflows that the processes of the ownership tests share, and what they saw happen.
+
+Each process that executes steps writes them to one ledger: a line at the begin and at
+the end of each attempt, with its process id, in one `write` each. Around its running
+steps a process holds a lock of its own, unrelated to the library's: two processes that
+execute at the same time meet there, and the second writes a line about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from durable import get_step_metadata, sleep, step, workflow
+from durable.errors import FatalError
+
+ANNOUNCED = "began"
+
+
+class Fact(NamedTuple):
+    """One line of the ledger."""
+
+    what: str  # begin, end, or overlap
+    pid: int
+    run: str
+    step: str
+
+
+class Ledger:
+    """The file, and the lock that shows whether two processes execute at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Opened before the journal, so that the kernel lets go of it first at a death.
+        self._guard = os.open(f"{path}.guard", os.O_CREAT | os.O_RDWR, 0o600)
+        self._lines = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+        self._running = 0
+
+    def begin(self, run: str, step: str) -> None:
+        """Note the begin of an attempt."""
+        if self._running == 0 and not self._alone():
+            self._note("overlap", run, step)
+        self._running += 1
+        self._note("begin", run, step)
+
+    def end(self, run: str, step: str) -> None:
+        """Note the end of an attempt that went well."""
+        self._note("end", run, step)
+
+    def over(self) -> None:
+        """Note that an attempt is not running any more, whatever became of it."""
+        self._running -= 1
+        if self._running == 0:
+            fcntl.flock(self._guard, fcntl.LOCK_UN)
+
+    def facts(self) -> list[Fact]:
+        """Everything that any process has written."""
+        return [Fact(*json.loads(line)) for line in self.path.read_text().splitlines()]
+
+    def close(self) -> None:
+        """Close both files."""
+        os.close(self._guard)
+        os.close(self._lines)
+
+    def _alone(self) -> bool:
+        try:
+            fcntl.flock(self._guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _note(self, *fact: object) -> None:
+        what, *rest = fact
+        os.write(self._lines, (json.dumps([what, os.getpid(), *rest]) + "\n").encode())
+
+
+class Here:
+    """What the flows of this process use.
+
+    Attributes:
+        ledger: where steps write, if they are to.
+        announce: told the tag of each held step that begins.
+        gates: `gates[tag].set()` lets the held steps of this tag end.
+        recipe: the steps that `fickle` calls, in order.
+    """
+
+    def __init__(self) -> None:
+        self.ledger: Ledger | None = None
+        self.announce: Callable[[str], object] = str
+        self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self.recipe = ["one", "two"]
+
+
+here = Here()
+
+
+@asynccontextmanager
+async def _noted(name: str) -> AsyncIterator[None]:
+    ledger, run = here.ledger, get_step_metadata().run_id
+    if ledger is None:
+        yield
+        return
+    ledger.begin(run, name)
+    try:
+        yield
+        ledger.end(run, name)
+    finally:
+        ledger.over()
+
+
+def overlaps(facts: list[Fact]) -> Iterator[str]:
+    """What shows that two processes executed at once, or a completed step ran again."""
+    ended: dict[tuple[str, str], int] = {}
+    for fact in facts:
+        key = (fact.run, fact.step)
+        if fact.what == "overlap":
+            yield f"{fact} beside another process"
+        if fact.what == "begin" and key in ended:
+            yield f"{fact} after it had ended in {ended[key]}"
+        if fact.what == "end":
+            ended[key] = fact.pid
+
+
+# --- flows ----------------------------------------------------------------------------
+
+
+@step
+async def add(a: int, b: int) -> int:
+    """Return the sum."""
+    return a + b
+
+
+@step
+async def refuse(what: str) -> None:
+    """Fail for good."""
+    raise FatalError(what)
+
+
+@step(max_retries=0)
+async def look_up(key: str) -> None:
+    """Fail with an error of Python's own."""
+    raise LookupError(key)
+
+
+@step
+async def mark(tag: str, number: int) -> None:
+    """Do nothing but be noted."""
+    async with _noted(f"mark {tag} {number}"):
+        pass
+
+
+@step
+async def hold(tag: str) -> int:
+    """Run until the gate of `tag` is opened in this process; return the process's id."""
+    async with _noted(f"hold {tag}"):
+        here.announce(tag)
+        await here.gates[tag].wait()
+    return os.getpid()
+
+
+@workflow
+async def total(a: int, b: int) -> int:
+    """One step."""
+    return await add(a, b)
+
+
+@workflow
+async def doomed(key: str) -> None:
+    """Fail with the error of a step."""
+    await look_up(key)
+
+
+@workflow
+async def napping(seconds: float) -> str:
+    """Sleep."""
+    await sleep(seconds)
+    return "slept"
+
+
+@workflow
+async def held(tag: str, before: int = 0) -> int:
+    """Some steps that end at once, then one that is held; return who ran it."""
+    for number in range(before):
+        await mark(tag, number)
+    return await hold(tag)
+
+
+@workflow
+async def chain(tag: str, length: int) -> str:
+    """Steps one after the other."""
+    for number in range(length):
+        await mark(tag, number)
+    return tag
+
+
+@workflow
+async def fickle(tag: str) -> str:
+    """Call what the recipe of this process says: code that differs between releases."""
+    for name in here.recipe:
+        await STEPS[name](tag)
+    return "-".join(here.recipe)
+
+
+@step
+async def one(tag: str) -> None:
+    """End at once."""
+
+
+@step
+async def two(tag: str) -> None:
+    """Be held in the process that begins it."""
+    await hold.fn(tag)
+
+
+@step
+async def other(tag: str) -> None:
+    """What an unfortunate release calls first."""
+
+
+STEPS = {"one": one, "two": two, "other": other}

@@ -1,0 +1,174 @@
+"""Ending a program in any way: promptly, without a body's `finally`, and with nothing lost."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.surface.programs import Process, Program, spawn
+
+EXIT_SECONDS_MAX = 2.0
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = """
+import asyncio, os, sys, threading
+import durable
+from durable import Runtime, get_run, get_step_metadata, sleep, start, step, workflow
+
+MODE = sys.argv[1]
+RUNS = ["one", "two", "three"]
+
+
+@step
+async def on_the_loop(name):
+    if get_step_metadata().attempt == 1:
+        await asyncio.sleep(3600)
+
+
+@step
+def in_a_thread(name):
+    if get_step_metadata().attempt == 1:
+        threading.Event().wait()
+
+
+@workflow(name="exit.body")
+async def exit_body(name):
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(on_the_loop(name))
+            group.create_task(in_a_thread(name))
+        await sleep(0.01)
+    finally:
+        print("finally in", MODE, flush=True)
+    return name
+
+
+async def begin(start):
+    handles = [await start(exit_body.options(run_id=name), name) for name in RUNS]
+    for run in handles:
+        while len((await run.status()).waiting_for) < 2:
+            await asyncio.sleep(0.01)
+    print("ending" if len(sys.argv) < 3 else "ready", flush=True)
+
+
+async def no_close():
+    runtime = Runtime("app.db")
+    await runtime.open()
+    await begin(runtime.start)
+    if MODE == "error":
+        raise LookupError("on purpose")
+    if MODE == "exit":
+        sys.exit(3)
+
+
+async def default_runtime():
+    await begin(start)
+
+
+async def wait_for_ever():
+    async with Runtime("app.db") as runtime:
+        await begin(runtime.start)
+        await asyncio.gather(*[runtime.get_run(name).result() for name in RUNS])
+
+
+async def wait_with_the_default():
+    await begin(start)
+    await get_run(RUNS[0]).result()
+
+
+async def finish():
+    for name in RUNS:
+        print(await get_run(name).result(), flush=True)
+
+
+def by_hand(close):
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(no_close())
+    if close:
+        loop.close()
+
+
+WAYS = {
+    "returns": lambda: asyncio.run(no_close()),
+    "error": lambda: asyncio.run(no_close()),
+    "exit": lambda: asyncio.run(no_close()),
+    "uvloop": lambda: durable.run(no_close()),
+    "loop-closed": lambda: by_hand(True),
+    "loop-left": lambda: by_hand(False),
+    "default": lambda: asyncio.run(default_runtime()),
+    "default-uvloop": lambda: durable.run(default_runtime()),
+    "waits": lambda: asyncio.run(wait_for_ever()),
+    "waits-uvloop": lambda: durable.run(wait_for_ever()),
+    "waits-default": lambda: asyncio.run(wait_with_the_default()),
+    "finish": lambda: asyncio.run(finish()),
+    "finish-uvloop": lambda: durable.run(finish()),
+}
+os.environ["DURABLE_JOURNAL"] = "app.db"
+WAYS[MODE]()
+"""
+
+# The ways in which programs end by themselves, with their exit codes.
+ENDINGS = {
+    "returns": 0,
+    "error": 1,
+    "exit": 3,
+    "uvloop": 0,
+    "loop-closed": 0,
+    "loop-left": 0,
+    "default": 0,
+    "default-uvloop": 0,
+}
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    return Program(tmp_path, PROGRAM)
+
+
+def assert_nothing_was_undone(process: Process, mode: str) -> None:
+    """No body saw the end of its process as the end of its run."""
+    assert f"finally in {mode}" not in process.lines, process.lines
+
+
+def assert_all_runs_go_on(program: Program, mode: str = "finish") -> None:
+    """Every run that was acknowledged completes in a later process."""
+    with spawn(program, mode) as process:
+        assert process.end() == 0, process.lines
+        results = [line for line in process.lines if line in {"one", "two", "three"}]
+        assert results == ["one", "two", "three"], process.lines
+
+
+@pytest.mark.parametrize("mode", ENDINGS)
+def test_a_program_that_ends_without_closing_exits_at_once(program: Program, mode: str) -> None:
+    """However it ends, with attempts running on the loop and in threads, nothing is lost."""
+    with spawn(program, mode) as process:
+        process.until("ending")
+        assert process.ends_within(EXIT_SECONDS_MAX) == ENDINGS[mode], process.lines
+        assert_nothing_was_undone(process, mode)
+    assert_all_runs_go_on(program)
+
+
+@pytest.mark.parametrize("mode", ["waits", "waits-uvloop", "waits-default"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_program_at_once(program: Program, mode: str, number: int) -> None:
+    """Ctrl-C and SIGTERM while results are awaited: no body is cancelled, all runs go on."""
+    with spawn(program, mode, "wait") as process:
+        process.until("ready")
+        process.signal(number)
+        assert process.ends_within(EXIT_SECONDS_MAX) != 0
+        assert_nothing_was_undone(process, mode)
+    assert_all_runs_go_on(program, "finish-uvloop")
+
+
+def test_runs_survive_many_endings(program: Program) -> None:
+    """Three deaths by Ctrl-C in a row, then the runs complete."""
+    for _ in range(3):
+        with spawn(program, "waits", "wait") as process:
+            process.until("ready")
+            process.signal(signal.SIGINT)
+            process.ends_within(EXIT_SECONDS_MAX)
+            assert_nothing_was_undone(process, "waits")
+    assert_all_runs_go_on(program)
