@@ -58,9 +58,12 @@ class Sampler:
         now = perf_counter()
         # Weighted, because a signal is late while another thread holds the interpreter.
         passed, self._last = now - self._last, now
-        room = rooms.COLLECTING if self._collecting else rooms.room_of_frame(frame)
+        if self._collecting:
+            room, where = rooms.COLLECTING, "the collector"
+        else:
+            room, where = rooms.room_of_frame(frame), rooms.place(frame)
         self.by_room[room] += passed  # type: ignore[assignment]  # Counter of seconds
-        self.by_place[room, rooms.place(frame)] += passed  # type: ignore[assignment]
+        self.by_place[room, where] += passed  # type: ignore[assignment]
         # Armed anew each time: a timer that repeats would interrupt this very function.
         signal.setitimer(signal.ITIMER_REAL, INTERVAL_SECONDS)
 

@@ -155,12 +155,12 @@ class Activation:
 
     def next_wake(self, run: HotRun, body: Body) -> int | None:
         """Return the run's `wake_at`: 0 while attempts are in flight, else the next due time."""
-        dues = [wait.due for wait in body.waits.values()] if not body.steps else []
-        if body.steps:
-            retries = [s.retry_at for s in body.steps.values() if s.retry_at and not s.running]
-            if len(retries) < len(body.steps):
+        dues = []
+        for step in body.steps.values():
+            if step.retry_at is None or step.running:
                 return 0
-            dues = [wait.due for wait in body.waits.values()] + retries
+            dues.append(step.retry_at)
+        dues += [wait.due for wait in body.waits.values()]
         if run.row.deadline is not None and body.cancel_event is None:
             dues.append(run.row.deadline)
         if body.cancel_event is not None and body.cancel_event.due is not None:

@@ -66,17 +66,24 @@ class Commands:
             raise WorkflowRunNotFoundError(run_id)
         return row
 
+    async def _fetch(self, loader: Loader, run_id: str) -> HotRun | RunRow:
+        """Return the run, in memory; its row if it is finished or blocked."""
+        while True:
+            row = await self.row(run_id)
+            if row.status in FINISHED or row.status == BLOCKED:
+                return row
+            run = await loader.fetch(row)
+            if run is not None and run.body is not None:
+                return run  # else it was parked, or has left memory while we waited for it
+
     async def cancel(self, loader: Loader, run_id: str, reason: str | None) -> HotRun | RunRow:
         """Request a cancellation; a second request ends the run at once.
 
         Returns the row of a run that is finished or blocked, which the caller ends itself.
         """
-        row = await self.row(run_id)
-        if row.status in FINISHED or row.status == BLOCKED:
-            return row
-        run = await loader.fetch(row)
-        if run is None or run.body is None:
-            return await self.row(run_id)
+        run = await self._fetch(loader, run_id)
+        if isinstance(run, RunRow):
+            return run
         if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
             self._activation.activate(run)  # a second request finds the first one applied
         await self._apply(run, None if reason is None else reason.encode())
@@ -116,11 +123,8 @@ class Commands:
 
     async def wake_up(self, loader: Loader, run_id: str, waits: Sequence[int] | None) -> int:
         """End pending sleeps early; return how many."""
-        row = await self.row(run_id)
-        if row.status in FINISHED or row.status == BLOCKED:
-            return 0
-        run = await loader.fetch(row)
-        if run is None or run.body is None:
+        run = await self._fetch(loader, run_id)
+        if isinstance(run, RunRow):
             return 0
         woken = self._activation.wake_up(run, waits)
         if woken:

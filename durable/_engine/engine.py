@@ -22,7 +22,7 @@ from durable._engine.executor import Executor
 from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
-from durable._engine.ports import Created, RunSpec
+from durable._engine.ports import Created, RunEnd, RunSpec
 from durable._engine.recovery import Recovery
 from durable._engine.scheduler import Scheduler
 from durable._engine.suspects import Suspects
@@ -72,7 +72,7 @@ class Engine:
         self._options = options
         self._loop = loop
         self._payloads = payloads
-        self._waiters: dict[str, list[asyncio.Future[RunRow]]] = {}
+        self._waiters: dict[str, list[asyncio.Future[RunEnd]]] = {}
         self._spawned: set[asyncio.Task[None]] = set()
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
@@ -115,17 +115,20 @@ class Engine:
         self._require_open()
         return await self._births.create(specs)
 
-    async def wait_end(self, run_id: str) -> RunRow:
-        """Return the run's row once it is finished or blocked; see `EnginePort`."""
+    async def wait_end(self, run_id: str) -> RunEnd:
+        """Return how the run came to rest; see `EnginePort`."""
         self._require_open()
-        waiter: asyncio.Future[RunRow] = self._loop.create_future()
+        waiter: asyncio.Future[RunEnd] = self._loop.create_future()
         waiters = self._waiters.setdefault(run_id, [])
         waiters.append(waiter)  # before reading: an end in between is not missed
         try:
             if self.scheduler.get(run_id) is None:
                 row = await self._commands.row(run_id)
-                if row.status in FINISHED or row.status == BLOCKED:
-                    return row
+                if row.status in FINISHED:
+                    event = await self.journal.reader.last_event(row.pk, run_id)
+                    return RunEnd(row, None if event is None else event.payload)
+                if row.status == BLOCKED:
+                    return RunEnd(row, None)
             return await waiter
         finally:
             waiters.remove(waiter)
@@ -183,14 +186,17 @@ class Engine:
         """Note that a run's end is durable (or that it was never recorded)."""
         self._executor.cancel_all(run)
         self.scheduler.remove(run)
+        outcome = None if run.body is None else run.body.outcome
         run.drop()
         if run.finished:
             self._sweeper.expect(run.state.expires_at)
-            self._tell(run.run_id, run.current_row())
+            payload = None if outcome is None else outcome.payload
+            self._tell(run.run_id, RunEnd(run.current_row(), payload))
         self._recovery.made_room()
 
     def _evicted(self, run: HotRun) -> None:
         self._recovery.leave_behind(run.state.wake_at)
+        self._recovery.made_room()
 
     def expiry(self, run: HotRun, now_us: int) -> int | None:
         """Return when a run that ends now may be deleted."""
@@ -223,16 +229,16 @@ class Engine:
             told(error)
             for ack in acks:
                 settle(ack, error)
-            self._tell(run.run_id, with_state(run.row, state))
+            self._tell(run.run_id, RunEnd(with_state(run.row, state), None))
             self._recovery.made_room()
 
         write.done = done
         self.journal.submit(write)
 
-    def _tell(self, run_id: str, row: RunRow) -> None:
+    def _tell(self, run_id: str, end: RunEnd) -> None:
         for waiter in self._waiters.get(run_id, ()):
             if not waiter.done():
-                waiter.set_result(row)
+                waiter.set_result(end)
 
     # --- code that comes later --------------------------------------------------------------
 
@@ -278,7 +284,8 @@ class Engine:
         await self._recovery.close()
         await self._sweeper.close()
         await self._executor.drain(self._options.drain_seconds if drain else 0.0)
-        await asyncio.sleep(0)  # the last outcomes reach their bodies
+        while self.scheduler.busy:
+            await asyncio.sleep(0)  # the last outcomes reach their bodies
         self.scheduler.stop()
         self._executor.close()
         self._activation.watchdog.close()

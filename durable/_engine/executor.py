@@ -309,6 +309,7 @@ class Executor:
         if attempt.forgotten:
             return False
         attempt.forgotten = True
+        attempt.task = attempt.ticket = None  # they refer to the attempt
         attempt.step.running = False
         attempt.run.attempts.pop(attempt.step.seq, None)
         self._running.discard(attempt)
@@ -335,11 +336,12 @@ class Executor:
         """Give up the running attempt of a step; its late result will be discarded."""
         attempt: Attempt | None = run.attempts.get(seq)
         if attempt is not None:
+            task, ticket = attempt.task, attempt.ticket
             self._forget(attempt)
-            if attempt.task is not None:
-                attempt.task.cancel()
-            if attempt.ticket is not None:
-                attempt.ticket.abandon()
+            if task is not None:
+                task.cancel()
+            if ticket is not None:
+                ticket.abandon()
 
     def cancel_all(self, run: HotRun) -> None:
         """Give up all running attempts of a run."""
@@ -355,11 +357,10 @@ class Executor:
         if self._running and seconds > 0:
             self._nobody_left = self._loop.create_future()
             await asyncio.wait([self._nobody_left], timeout=seconds)
-        strays = []
-        for attempt in list(self._running):
+        left = list(self._running)
+        strays = [attempt.task for attempt in left if attempt.task is not None]
+        for attempt in left:
             self.cancel(attempt.run, attempt.step.seq)
-            if attempt.task is not None:
-                strays.append(attempt.task)
         if strays:
             await asyncio.wait(strays, timeout=STRAY_SECONDS)
 

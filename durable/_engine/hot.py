@@ -21,11 +21,12 @@ class HotRun:
 
     __slots__ = (
         "acks", "alarms", "attempts", "birth", "body", "definition", "gone", "inbox", "loading",
-        "row", "scheduled", "state", "unsaved",
+        "row", "run_id", "scheduled", "state", "unsaved",
     )  # fmt: skip
 
     def __init__(self, row: RunRow, definition: object = None) -> None:
         self.row = row
+        self.run_id = row.run_id
         self.state = state_of(row)
         self.definition = definition
         self.body: Body | None = None
@@ -40,11 +41,6 @@ class HotRun:
         self.gone = False  # finished, blocked or evicted: whoever still holds it must let go
 
     @property
-    def run_id(self) -> str:
-        """Id of the run."""
-        return self.row.run_id
-
-    @property
     def finished(self) -> bool:
         """Tell whether the run has reached a terminal state."""
         return self.state.status in FINISHED
@@ -57,8 +53,11 @@ class HotRun:
         """Tell whether the run could leave memory: nothing is running, pending or unsaved."""
         return not (
             self.scheduled or self.loading or self.unsaved or self.attempts or self.inbox
-            or self.birth is not None or self.state.wake_at == 0
+            or self.birth is not None or self.state.wake_at == 0 or self._has_queued_attempts()
         )  # fmt: skip
+
+    def _has_queued_attempts(self) -> bool:
+        return self.body is not None and any(s.running for s in self.body.steps.values())
 
     def drop(self, reason: Exception | None = None) -> None:
         """Let go of the body and everything armed for it; `reason` is told to who waits."""

@@ -36,14 +36,21 @@ class Created(NamedTuple):
     existing: RunRow | None
 
 
+class RunEnd(NamedTuple):
+    """How a run came to rest: finished (with its recorded result or error) or blocked."""
+
+    row: RunRow
+    payload: bytes | None
+
+
 class EnginePort(Protocol):
     """See the module's docstring."""
 
     async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
         """Record runs; returns when they are durable."""
 
-    async def wait_end(self, run_id: str) -> RunRow:
-        """Return the run's row once it is finished or blocked."""
+    async def wait_end(self, run_id: str) -> RunEnd:
+        """Return the run's row and outcome once it is finished or blocked."""
 
     async def cancel(self, run_id: str, reason: str | None) -> None:
         """Record a request to cancel."""

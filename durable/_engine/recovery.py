@@ -79,6 +79,7 @@ class Recovery:
             return
         if wake_at <= self._clock.wall_us():
             self._backlog = True
+            self.made_room()
         elif self._alarm is None or wake_at < self._alarm[0]:
             if self._alarm is not None:
                 self._alarm[1].cancel()

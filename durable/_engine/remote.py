@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from durable._authoring.workflow import StartOptions
-from durable._engine.ports import Created, EnginePort, RunSpec
+from durable._engine.ports import Created, EnginePort, RunEnd, RunSpec
 from durable._journal.control_client import ControlClient
 from durable._journal.records import RunRow
 from durable.errors import InternalError
@@ -50,10 +50,11 @@ class RemoteEngine:
             for spec, row in zip(specs, existing, strict=True)
         ]
 
-    async def wait_end(self, run_id: str) -> RunRow:
-        """Return the run's row once it is finished or blocked; see `EnginePort`."""
+    async def wait_end(self, run_id: str) -> RunEnd:
+        """Return how the run came to rest; see `EnginePort`."""
         answer = await self.client.call("wait_end", run_id=run_id)
-        return RunRow(*cast("list[Any]", answer["row"]))
+        row = RunRow(*cast("list[Any]", answer["row"]))
+        return RunEnd(row, cast("bytes | None", answer["payload"]))
 
     async def cancel(self, run_id: str, reason: str | None) -> None:
         """Request a cancellation; see `EnginePort`."""
@@ -120,7 +121,8 @@ def serve(engine: EnginePort) -> Callable[[str, Fields], Awaitable[Fields]]:
         return {"existing": [None if c.existing is None else list(c.existing) for c in created]}
 
     async def wait_end(fields: Fields) -> Fields:
-        return {"row": list(await engine.wait_end(cast(str, fields["run_id"])))}
+        end = await engine.wait_end(cast(str, fields["run_id"]))
+        return {"row": list(end.row), "payload": end.payload}
 
     async def cancel(fields: Fields) -> Fields:
         await engine.cancel(cast(str, fields["run_id"]), cast("str | None", fields["reason"]))

@@ -38,7 +38,7 @@ class Scheduler:
         self._clock = clock
         self._activate = activate
         self._evicted = evicted
-        self._idle_max = idle_max
+        self._idle_max = max(1, idle_max)  # the one that was brought in last may stay
         self._queue: deque[HotRun] = deque()
         self._hot: dict[str, HotRun] = {}
         self._idle: OrderedDict[str, HotRun] = OrderedDict()
@@ -50,6 +50,11 @@ class Scheduler:
 
     def __iter__(self) -> Iterator[HotRun]:
         return iter(list(self._hot.values()))
+
+    @property
+    def busy(self) -> bool:
+        """Whether runs are queued for an activation."""
+        return bool(self._queue)
 
     def get(self, run_id: str) -> HotRun | None:
         """Return the run if it is in memory."""

@@ -238,7 +238,10 @@ class Writer:
 
     def _deliver(self, write: Write, error: BaseException | None) -> None:
         try:
-            write.done(error)
+            # Dropped before it runs: it refers to the write, and only the garbage
+            # collector would take the two apart again.
+            done, write.done = write.done, _told
+            done(error)
         except Exception:
             _log.exception("durable: a callback after a write raised; the write itself stands")
 
@@ -368,3 +371,7 @@ class Writer:
     def _wake_drain(self) -> None:
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
+
+
+def _told(error: BaseException | None) -> None:
+    """Stand in for a `done` that has been called."""

@@ -13,47 +13,23 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
-from durable._replay.events import TERMINAL, Event, EventKind
+from durable._replay.ending import cancelled_ending, ending_of
+from durable._replay.events import Event, EventKind
 from durable._replay.freeze import freeze
 from durable._replay.guard import install
 from durable._replay.loop import BodyFuture, Timer, make_loop
+from durable._replay.ports import Named, Payloads
 from durable._replay.script import UNDECODED, Inbound, Script
 from durable._replay.source import UNKNOWN, calling_line, task_line
-from durable.errors import NotInBodyError, WorkflowTimeoutError
 
 logger = logging.getLogger("durable")
 
 # Names of events that say why: a wait ended before its time; an attempt was cut off.
 WOKEN = "woken"
 INTERRUPTED, PARKED, FAILED_ATTEMPT = "interrupted", "parked", "failed"
-
-
-class Payloads(Protocol):
-    """How values become bytes and back; given to the body, so that it stays free of I/O."""
-
-    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """Encode the arguments of a step."""
-
-    def encode(self, value: object, root: str = ...) -> bytes:
-        """Encode the result of the run."""
-
-    def decode(self, payload: bytes) -> object:
-        """Decode the result of a step."""
-
-    def encode_error(self, error: BaseException) -> bytes:
-        """Encode the exception that ended the run."""
-
-    def decode_error(self, payload: bytes, step: str, attempts: int) -> BaseException:
-        """Return the exception that a failed step raises in the body."""
-
-
-class Named(Protocol):
-    """A step, as far as replay knows it."""
-
-    name: str
 
 
 class StepFuture(BodyFuture):
@@ -179,11 +155,11 @@ class Body:
 
     def _meet_unfollowed(self) -> None:
         """Judge what the history holds where the code waits: an end from outside is fine."""
+        possible = {EventKind.RUN_CANCELLED}
+        if self.cancel_event is not None or not self.started:
+            possible.add(EventKind.RUN_FAILED)  # at the deadline
         end = self.script.recorded_end()
-        if end is not None and (
-            end.kind == EventKind.RUN_CANCELLED
-            or (end.kind == EventKind.RUN_FAILED and (self.cancel_event or not self.started))
-        ):
+        if end is not None and end.kind in possible:
             self.outcome = end
         else:
             self.script.diverge("issued nothing there")
@@ -247,17 +223,15 @@ class Body:
         return item.ref != 0 and item.ref not in self.steps
 
     def _apply(self, event: Event, value: object) -> None:
-        if event.kind == EventKind.STEP_RETRYING:
-            if (step := self.steps.get(event.ref)) is not None:
-                step.note(event)
-            return
-        take = _TAKE.get(event.kind)
-        if take is None:
-            return
-        take(self, event, value)
+        _TAKE[event.kind](self, event, value)
         self.loop.drain()
         if self._task is not None and self._task.done() and self.script.divergence is None:
             self._finish(self._task)
+
+    def _take_retry(self, event: Event, value: object) -> None:
+        step = self.steps.get(event.ref)
+        if step is not None:
+            step.note(event)
 
     def _take_start(self, event: Event, value: object) -> None:
         try:
@@ -320,8 +294,10 @@ class Body:
         self._cancel_leftovers()
         if self.script.divergence is not None:
             return
-        kind, payload = self._verdict(task)
+        kind, payload = ending_of(task, self.cancel_event, self._payloads)
         if not self.script.replaying:
+            if kind == EventKind.RUN_COMPLETED:
+                self.result = task.result()
             return self._end(kind, payload)
         recorded = self.script.recorded_end()
         if recorded is not None and recorded.kind == kind:
@@ -329,32 +305,9 @@ class Body:
         else:
             self.script.diverge(f"came to its end ({kind.label})")
 
-    def _verdict(self, task: asyncio.Task[Any]) -> tuple[EventKind, bytes | None]:
-        """Return how the run ends, now that its body has."""
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is None:
-            return self._keep_result(task.result())
-        if self.cancel_event is not None and isinstance(error, asyncio.CancelledError):
-            return self._cancelled(self.cancel_event)
-        return EventKind.RUN_FAILED, self._payloads.encode_error(_explain(error))
-
-    def _keep_result(self, result: object) -> tuple[EventKind, bytes]:
-        try:
-            payload = self._payloads.encode(result, "result")
-        except Exception as refused:
-            return EventKind.RUN_FAILED, self._payloads.encode_error(refused)
-        self.result = result
-        return EventKind.RUN_COMPLETED, payload
-
-    def _cancelled(self, request: Event) -> tuple[EventKind, bytes | None]:
-        if request.name != "deadline":
-            return EventKind.RUN_CANCELLED, request.payload
-        late = WorkflowTimeoutError("the run was not finished at its deadline")
-        return EventKind.RUN_FAILED, self._payloads.encode_error(late)
-
     def end_cancelled(self, request: Event) -> None:
         """End the run as `request` asks: cancelled, or failed at its deadline."""
-        self.terminate(*self._cancelled(request))
+        self.terminate(*cancelled_ending(request, self._payloads))
 
     def _cancel_leftovers(self) -> None:
         leftovers = self.loop.live_tasks()
@@ -391,7 +344,8 @@ class Body:
             SerializationError: the arguments cannot be recorded; nothing was issued.
         """
         script = self.script
-        payload = None if script.replaying else self._payloads.encode_call(args, kwargs)
+        # On replay too: what was refused then must be refused now.
+        payload = self._payloads.encode_call(args, kwargs)
         future = StepFuture(loop=self.loop)
         future._order = self.loop.next_order()
         future._body = self
@@ -453,6 +407,7 @@ class Body:
 # What each kind of event does to the body, before its loop is drained.
 _TAKE: dict[int, Callable[[Body, Event, object], None]] = {
     EventKind.RUN_STARTED: Body._take_start,
+    EventKind.STEP_RETRYING: Body._take_retry,
     EventKind.STEP_COMPLETED: Body._take_result,
     EventKind.STEP_FAILED: Body._take_failure,
     EventKind.WAIT_COMPLETED: Body._take_wait_end,
@@ -467,21 +422,3 @@ def _set_none(future: asyncio.Future[Any]) -> None:
 
 async def _raise(error: Exception) -> None:
     raise error
-
-
-# How asyncio says that something belongs to another loop, and so to the host.
-_FOREIGN = ("attached to a different loop", "to a different event loop", "different loop than")
-
-
-def _explain(error: BaseException) -> BaseException:
-    """Say what to do where asyncio's own message does not."""
-    if not isinstance(error, (RuntimeError, ValueError)):
-        return error
-    if not any(phrase in str(error) for phrase in _FOREIGN):
-        return error
-    hint = NotInBodyError(
-        "a workflow body awaited something that belongs to the host's event loop "
-        f"({error}): put this work in a @step and await the step"
-    )
-    hint.__cause__ = error
-    return hint

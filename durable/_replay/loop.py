@@ -25,7 +25,7 @@ from asyncio import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any, NoReturn, Protocol, TypeVarTuple, Unpack
+from typing import Any, NoReturn, Protocol, TypeVarTuple
 
 from durable._replay.siblings import ENSURE_FUTURE, siblings
 from durable.errors import DurationError, NotInBodyError
@@ -165,10 +165,10 @@ class BodyLoop(asyncio.AbstractEventLoop):
 
     # --- what asyncio and bodies call ------------------------------------------------
 
-    def call_soon(  # type: ignore[override]
+    def call_soon(
         self,
-        callback: Callable[[Unpack[T]], object],
-        *args: Unpack[T],
+        callback: Callable[[*T], object],
+        *args: *T,
         context: Context | None = None,
     ) -> asyncio.Handle:
         """Schedule `callback` behind everything that is ready."""
@@ -179,8 +179,8 @@ class BodyLoop(asyncio.AbstractEventLoop):
     def call_later(  # type: ignore[override]
         self,
         delay: float,
-        callback: Callable[[Unpack[T]], object],
-        *args: Unpack[T],
+        callback: Callable[[*T], object],
+        *args: *T,
         context: Context | None = None,
     ) -> asyncio.Handle:
         """Run `callback` after `delay` seconds: a durable wait when `delay` is positive."""
@@ -197,8 +197,8 @@ class BodyLoop(asyncio.AbstractEventLoop):
     def call_at(  # type: ignore[override]
         self,
         when: float,
-        callback: Callable[[Unpack[T]], object],
-        *args: Unpack[T],
+        callback: Callable[[*T], object],
+        *args: *T,
         context: Context | None = None,
     ) -> asyncio.Handle:
         """Run `callback` at the loop time `when`."""

@@ -40,7 +40,7 @@ class Script:
             raise InternalError("a history must begin with run_created")
         self._history = history
         self._where = where
-        self._cursor = 0
+        self._cursor = 1  # behind run_created, which the body does not see
         self.replaying = True
         self.seq = history[-1].seq
         self.now_us = history[0].at

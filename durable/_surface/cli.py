@@ -12,7 +12,6 @@ import asyncio
 import json
 import logging
 import os
-import sqlite3
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -23,7 +22,7 @@ from durable._surface.current import DEFAULT_PATH
 from durable._surface.history import read_events, waiting_for
 from durable._surface.listing import event_facts, history_lines, plain, run_facts, run_lines
 from durable._surface.run import Run
-from durable.errors import DurableError, WorkflowRunNotFoundError
+from durable.errors import DurableError, JournalError, WorkflowRunNotFoundError
 
 STATUSES = ("pending", "running", "blocked", "completed", "failed", "cancelled")
 _TRIES = 5  # of a command whose owner went away while it was being given
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.perform(arguments)
         sys.stdout.flush()
-    except (DurableError, OSError, ValueError, sqlite3.Error) as error:
+    except (DurableError, OSError, ValueError) as error:
         return _told(error)
     except KeyboardInterrupt:
         return 130
@@ -172,16 +171,19 @@ async def _command(arguments: argparse.Namespace, ask: Ask) -> int:
     if status in FINISHED:
         print(f"{arguments.run_id} is {status} already: nothing to do")
         return 0
-    for remaining in reversed(range(_TRIES)):
-        try:
-            async with commanding(arguments.db) as port:
-                done = await ask(port, arguments)
-            break
-        except OwnerLostError:
-            if not remaining:
-                raise
+    done = await _ask(arguments, ask)
     print(f"{arguments.run_id}: {done}; it is {await _status(arguments)} now")
     return 0
+
+
+async def _ask(arguments: argparse.Namespace, ask: Ask) -> str:
+    for _ in range(_TRIES):
+        try:
+            async with commanding(arguments.db) as port:
+                return await ask(port, arguments)
+        except OwnerLostError:
+            continue  # the next owner, or nobody, is asked the same
+    raise JournalError(f"the owners of {arguments.db} come and go: repeat the command")
 
 
 async def _status(arguments: argparse.Namespace) -> str:

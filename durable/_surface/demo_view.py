@@ -74,7 +74,9 @@ class View:
         self.title("What the two records prove")
         for claim in claims:
             verdict = ("✓" if self._rich else "ok") if claim.holds else "CONTRADICTED"
-            self._print(f"  {self._paint(verdict, 'green' if claim.holds else 'red')}  {claim.text}")
+            self._print(
+                f"  {self._paint(verdict, 'green' if claim.holds else 'red')}  {claim.text}"
+            )
 
     def _print(self, text: str) -> None:
         print(text, file=self._stream, flush=True)

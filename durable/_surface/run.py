@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 from durable._authoring.context import current_body
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
+from durable._engine.ports import RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
 from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, FAILED, RunRow
 from durable._surface.current import Access, current_runtime
@@ -62,10 +63,13 @@ class Run(Generic[R]):
         if current_body() is not None:
             return cast(R, await _in_body_result(self.run_id, timeout))
         access = await self._way()
-        async with asyncio.timeout(timeout):
-            port = await access.port()
-            row = await port.wait_end(self.run_id)
-        return cast(R, await _outcome(access, row))
+        port = await access.port()
+        if timeout is None:
+            end = await port.wait_end(self.run_id)
+        else:
+            async with asyncio.timeout(timeout):
+                end = await port.wait_end(self.run_id)
+        return cast(R, _outcome(access, end))
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.result().__await__()
@@ -199,22 +203,19 @@ def _moment(us: int | None) -> datetime | None:
     return None if us is None else from_us(us)
 
 
-async def _outcome(access: Access, row: RunRow) -> object:
+def _outcome(access: Access, end: RunEnd) -> object:
+    row, payload = end
     run_id = row.run_id
     if row.status == BLOCKED:
         blocked = decode_blocked(row.blocked)
         raise WorkflowRunBlockedError(run_id, blocked.kind, blocked.reason)
-    end = await access.reader.last_event(row.pk, run_id)
-    if end is None:
-        raise WorkflowRunNotFoundError(run_id)
     if row.status == CANCELLED:
-        reason = None if end.payload is None else end.payload.decode()
-        raise WorkflowRunCancelledError(run_id, reason)
-    if end.payload is None or row.status not in (COMPLETED, FAILED):
+        raise WorkflowRunCancelledError(run_id, None if payload is None else payload.decode())
+    if payload is None or row.status not in (COMPLETED, FAILED):
         raise InternalError(f"run {run_id} ended as {row.status} without a payload")
     if row.status == FAILED:
-        raise access.payloads.decode_run_failure(end.payload, run_id)
-    return access.payloads.decode(end.payload)
+        raise access.payloads.decode_run_failure(payload, run_id)
+    return access.payloads.decode(payload)
 
 
 # --- inside bodies: handles are asked in a step, so that the answer is recorded ---------------

@@ -24,7 +24,7 @@ from durable._base.clock import Clock, SystemClock
 from durable._base.duration import parse_duration
 from durable._engine.engine import Engine, EngineOptions
 from durable._engine.payloads import EnginePayloads
-from durable._engine.ports import Created, EnginePort, RunSpec
+from durable._engine.ports import Created, EnginePort, RunEnd, RunSpec
 from durable._engine.remote import RemoteEngine, serve
 from durable._journal.codec import Codec
 from durable._journal.control import ControlServer
@@ -430,9 +430,9 @@ class _Port:
         named = [replace(s, options=replace(s.options, run_id=s.run_id)) for s in specs]
         return cast("list[Created]", await self._ask("create", named))
 
-    async def wait_end(self, run_id: str) -> RunRow:
+    async def wait_end(self, run_id: str) -> RunEnd:
         """See `EnginePort`."""
-        return cast(RunRow, await self._ask("wait_end", run_id))
+        return cast(RunEnd, await self._ask("wait_end", run_id))
 
     async def cancel(self, run_id: str, reason: str | None) -> None:
         """See `EnginePort`."""

@@ -83,7 +83,7 @@ async def main(place: Path) -> dict[str, object]:
         runs, refused = await start_until_nothing_fits(runtime, place)
         runs += early
         gate.set()
-        await asyncio.sleep(0.5)  # time in which a wrong engine would fail the steps
+        await asyncio.sleep(0.5)  # sleeps: a wrong engine would fail the steps meanwhile
         during = [str(await run.status()) for run in runs]
         (place / "ballast").unlink()
         results = [await run.result(timeout=20) for run in runs]

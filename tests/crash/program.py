@@ -127,7 +127,7 @@ class Program:
             }
             if any(e.kind == "step_completed" and e.ref in named for e in events):
                 return
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # sleeps: an application that looks again
 
 
 async def insist(call: Callable[[], Awaitable[T]]) -> T:
@@ -140,4 +140,4 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
             note("refused", type(error).__name__, error)
             if time.monotonic() > deadline:
                 raise
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002)  # sleeps: an application that tries again

@@ -45,12 +45,14 @@ class Scenario:
         batch: how many further runs of `batch_flow` there must be in the end; with
             a crash before their acknowledgement there may be more.
         failing: names of the steps that are meant to fail now and then.
+        stride: a sweep tries only every so many of its operations: it makes very many.
     """
 
     main: Callable[[Program], Awaitable[None]]
     results: dict[str, tuple[str, str]]
     batch: dict[str, int] = field(default_factory=dict)
     failing: frozenset[str] = frozenset()
+    stride: int = 1
 
 
 # --- 1. sequential steps ----------------------------------------------------------------
@@ -340,7 +342,9 @@ SCENARIOS = {
         },
     ),
     "bulky": Scenario(
-        main_bulky, {"bulky-1": ("completed", "4800000"), "small-1": ("completed", "6")}
+        main_bulky,
+        {"bulky-1": ("completed", "4800000"), "small-1": ("completed", "6")},
+        stride=37,
     ),
 }
 

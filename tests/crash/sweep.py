@@ -66,7 +66,7 @@ class Sweep:
         if kind == "power":
             self._power(scenario, place)
             return
-        for at in range(1, FOREVER, self._every):
+        for at in range(1, FOREVER, self._every * SCENARIOS[scenario].stride):
             if not self._one(kind, scenario, place / str(at), at):
                 return
 
@@ -85,7 +85,7 @@ class Sweep:
             return len(self.broken) < GIVE_UP
 
     def _power(self, scenario: str, place: Path) -> None:
-        share = 1 / self._every
+        share = 1 / (self._every * SCENARIOS[scenario].stride)
         try:
             self.tried += trials.power_cut_trials(
                 self._server, scenario, place, seed=1, share=share, resume_share=0.1

@@ -6,11 +6,16 @@ the same process must come through by itself.
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.crash.faultfs import FOREVER
+from durable import Runtime, workflow
+from durable.errors import JournalError
+from tests.crash import faultfs
+from tests.crash.faultfs import FOREVER, Fault
 from tests.crash.forkserver import ForkServer
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.sweep import ERRORS, sample
@@ -57,3 +62,30 @@ def test_work_goes_on_after_a_failed_read(scenario: str, server: ForkServer, pla
 def test_work_goes_on_after_a_full_disk(scenario: str, server: ForkServer, place: Path) -> None:
     """ENOSPC for three writes in a row, then there is space again."""
     assert trials(server, scenario, place, "full") > 0
+
+
+@workflow(name="crash.batched")
+async def batched(value: int) -> int:
+    """Nothing but a result."""
+    return value
+
+
+async def test_a_refused_batch_leaves_no_run_behind(place: Path) -> None:
+    """`start_many` under EIO at any operation: it records all of its runs or none."""
+    disk = faultfs.install()
+    refused = 0
+    for at in range(1, 31):
+        journal = place / f"{at}.db"
+        async with Runtime(f"file:{journal}?vfs=faultfs") as runtime:
+            disk.arm(Fault(at, "ioerr"))
+            wanted = 4
+            try:
+                await runtime.start_many(batched, [(n,) for n in range(wanted)])
+            except JournalError:
+                wanted, refused = 0, refused + 1
+            finally:
+                disk.disarm()
+        with closing(sqlite3.connect(journal)) as connection:
+            found = connection.execute("SELECT count(*) FROM runs").fetchone()
+        assert found == (wanted,), f"EIO at operation {at}"
+    assert refused > 0

@@ -18,6 +18,7 @@ from tests.crash.trials import kill_trial
 
 pytestmark = pytest.mark.slow
 SEED = 1
+INTERRUPTS = {"family": 16, "spawner": 12}  # starts that come while stopping
 
 
 def operations(server: ForkServer, scenario: str, place: Path) -> int:
@@ -52,7 +53,7 @@ def test_nothing_is_lost_or_repeated_after_an_interrupt(
 ) -> None:
     """SIGINT at the n-th operation: an orderly stop, which no run takes for a cancellation."""
     count = operations(server, scenario, place / "undisturbed")
-    for at in sample(count, 4, SEED + 3):
+    for at in sample(count, INTERRUPTS.get(scenario, 4), SEED + 3):
         kill_trial(server, scenario, place / str(at), [at], "interrupt")
 
 

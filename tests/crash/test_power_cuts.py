@@ -12,7 +12,6 @@ from tests.crash.trials import power_cut_trials
 
 pytestmark = pytest.mark.slow
 SEED = 3
-SHARES = {"bulky": 0.001}  # it makes many more operations than the others
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -20,6 +19,6 @@ def test_no_power_cut_loses_what_was_acknowledged(
     scenario: str, server: ForkServer, place: Path
 ) -> None:
     """States with unsynced writes lost, torn or reordered; some are then worked to the end."""
-    share = SHARES.get(scenario, 0.1)
+    share = 0.1 / SCENARIOS[scenario].stride
     judged = power_cut_trials(server, scenario, place, seed=SEED, share=share, resume_share=0.1)
     assert judged > 20

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from durable import Backoff, Run, Runtime
+from durable._authoring import registry
 from durable._journal.driver import InlineDriver
 from durable._surface import current
 from durable.testing import VirtualClock, settle
@@ -114,3 +115,25 @@ async def result_of(path: Path, workflow: Any, *args: Any, **options: Any) -> An
     """Return the result of one run in a runtime of its own."""
     async with opened(path, **options) as rt:
         return await (await rt.start(workflow, *args)).result(WAIT)
+
+
+async def elapse(rt: Runtime, clock: VirtualClock, seconds: float, stride: float = 10) -> None:
+    """Advance in strides, and let what falls due be loaded and done after each.
+
+    A run that is a row only is read from the journal first, which takes more turns of the
+    loop than the clock gives to a callback.
+    """
+    while seconds > 0:
+        await clock.advance(min(stride, seconds))
+        seconds -= stride
+        await quiet(rt)
+
+
+@contextmanager
+def without_workflow(definition: Any) -> Iterator[None]:
+    """Let this process not know a workflow, as if its module had not been imported."""
+    found = registry._workflows.pop(definition.name)
+    try:
+        yield
+    finally:
+        registry.register_workflow(found)

@@ -16,13 +16,10 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from durable import get_step_metadata, sleep, step, workflow
-from durable.errors import FatalError
-
-ANNOUNCED = "began"
-
+from durable import Run, get_step_metadata, sleep, step, workflow
+from durable.errors import WorkflowRunBlockedError
 
 class Fact(NamedTuple):
     """One line of the ledger."""
@@ -86,7 +83,7 @@ class Here:
 
     Attributes:
         ledger: where steps write, if they are to.
-        announce: told the tag of each held step that begins.
+        announce: told the tag of each step that begins and is there to be met by a test.
         gates: `gates[tag].set()` lets the held steps of this tag end.
         recipe: the steps that `fickle` calls, in order.
     """
@@ -116,16 +113,32 @@ async def _noted(name: str) -> AsyncIterator[None]:
 
 
 def overlaps(facts: list[Fact]) -> Iterator[str]:
-    """What shows that two processes executed at once, or a completed step ran again."""
-    ended: dict[tuple[str, str], int] = {}
+    """What shows that two processes executed at once, or a completed step ran again.
+
+    All flows take their steps one after the other, so a step is known to be on record as
+    completed once a later one of its run has begun; not before, for a process may die
+    between a step's last line and the record of it.
+    """
+    order: defaultdict[str, list[str]] = defaultdict(list)
     for fact in facts:
-        key = (fact.run, fact.step)
         if fact.what == "overlap":
             yield f"{fact} beside another process"
-        if fact.what == "begin" and key in ended:
-            yield f"{fact} after it had ended in {ended[key]}"
-        if fact.what == "end":
-            ended[key] = fact.pid
+        steps = order[fact.run]
+        if fact.what == "begin" and fact.step not in steps:
+            steps.append(fact.step)
+        elif fact.what == "begin" and fact.step != steps[-1]:
+            yield f"{fact} after {steps[-1]} had begun"
+
+
+async def outcome(run: Run[Any]) -> Any:
+    """Return the run's result; a step in which processes were killed gets more chances."""
+    while True:
+        try:
+            return await run.result()
+        except WorkflowRunBlockedError as blocked:
+            if blocked.kind != "poison_step":
+                raise
+            await run.resume()
 
 
 # --- flows ----------------------------------------------------------------------------
@@ -135,12 +148,6 @@ def overlaps(facts: list[Fact]) -> Iterator[str]:
 async def add(a: int, b: int) -> int:
     """Return the sum."""
     return a + b
-
-
-@step
-async def refuse(what: str) -> None:
-    """Fail for good."""
-    raise FatalError(what)
 
 
 @step(max_retries=0)
@@ -154,6 +161,14 @@ async def mark(tag: str, number: int) -> None:
     """Do nothing but be noted."""
     async with _noted(f"mark {tag} {number}"):
         pass
+
+
+@step
+async def toil(tag: str, number: int) -> None:
+    """Take a moment, so that processes die in the middle of it."""
+    async with _noted(f"toil {tag} {number}"):
+        here.announce(tag)
+        await asyncio.sleep(0.005)
 
 
 @step
@@ -196,8 +211,14 @@ async def held(tag: str, before: int = 0) -> int:
 async def chain(tag: str, length: int) -> str:
     """Steps one after the other."""
     for number in range(length):
-        await mark(tag, number)
+        await toil(tag, number)
     return tag
+
+
+@workflow
+async def relay(legs: int) -> list[int]:
+    """Held steps one after the other; return who ran them."""
+    return [await hold(f"leg {leg}") for leg in range(legs)]
 
 
 @workflow

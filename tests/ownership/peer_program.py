@@ -1,7 +1,7 @@
 """A process under test: it opens a runtime and evaluates what it is sent.
 
-One request per line on stdin, ``[number, expression]``; awaitables are awaited, many at a
-time. One line on stdout for each answer, ``[number, value]`` or ``[number, null, error]``,
+One request per line on stdin, ``[number, expression]``; awaitables are awaited, many at
+a time. One line on stdout for each answer, ``[number, value]`` or ``[number, null, error]``,
 and ``[null, what, value]`` for what happens by itself: ``opened`` and ``began``.
 
 The names of an expression: `rt` (the runtime), `here` and all flows, `run(id)`.
@@ -27,7 +27,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     if settings["ledger"] is not None:
         flows.here.ledger = flows.Ledger(Path(settings["ledger"]))
-    flows.here.announce = lambda tag: tell(None, flows.ANNOUNCED, tag)
+    flows.here.announce = lambda tag: tell(None, "began", tag)
     asyncio.run(serve(settings))
 
 
@@ -64,7 +64,9 @@ async def answer(number: int, expression: str, names: dict[str, Any]) -> None:
     try:
         code = compile(expression, "<asked>", "eval", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         value = eval(code, names)
-        tell(number, await value if inspect.isawaitable(value) else value)
+        while inspect.isawaitable(value):
+            value = await value
+        tell(number, value)
     except Exception as error:
         tell(number, None, describe(error))
 

@@ -33,15 +33,19 @@ class PeerError(Exception):
         self.cause = cause
 
 
+News = asyncio.Queue[tuple["Peer", str]]
+
+
 class Peer:
     """One process on one journal; made by `Peers.start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, news: News) -> None:
         self.pid = process.pid
         self._process = process
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._happened: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self._news = news
         self._listening = asyncio.create_task(self._listen())
 
     async def happens(self, what: str) -> Any:
@@ -98,6 +102,7 @@ class Peer:
             match json.loads(line):
                 case [None, what, value]:
                     self._happened.put_nowait((what, value))
+                    self._news.put_nowait((self, what))
                 case [number, value]:
                     self._settle(number, value, None)
                 case [number, _, error]:
@@ -122,11 +127,16 @@ def _state(pid: int) -> str:
 
 
 class Peers:
-    """Starts peers on one journal, all with one ledger."""
+    """Starts peers on one journal, all with one ledger.
+
+    Attributes:
+        news: what happened in any of them, as it is told.
+    """
 
     def __init__(self, journal_path: Path, ledger_path: Path | None = None) -> None:
         self._settings = {"path": str(journal_path), "ledger": ledger_path and str(ledger_path)}
         self._started: list[Peer] = []
+        self.news: News = asyncio.Queue()
 
     async def begin(self, *, prelude: str = "", **options: object) -> Peer:
         """Start a peer, without waiting for anything that it does.
@@ -141,7 +151,7 @@ class Peers:
             json.dumps(settings),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
         )  # fmt: skip
-        peer = Peer(process)
+        peer = Peer(process, self.news)
         self._started.append(peer)
         return peer
 
@@ -150,6 +160,13 @@ class Peers:
         peer = await self.begin(**settings)
         await peer.happens("opened")
         return peer
+
+    async def next_to_begin(self) -> Peer:
+        """Wait for the next process that begins a step which announces itself."""
+        while True:
+            peer, what = await self.news.get()
+            if what == "began":
+                return peer
 
     async def close(self) -> None:
         """End all of them in any case."""

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from durable import Runtime, get_run, start, start_many, workflow
+from durable._authoring.workflow import StartOptions
+from durable._engine.ports import RunSpec
+from durable._engine.remote import RemoteEngine
+from durable._journal.frames import FRAME_BYTES_MAX
 from durable.errors import (
     JournalLockedError,
     RunConflictError,
@@ -76,17 +80,30 @@ async def test_both_processes_see_the_runs_of_each_other(peers: Peers, journal_p
         assert await get_run(theirs).result() == 7
 
 
-async def test_batch_of_any_size_is_started_through_the_owner(
-    peers: Peers, journal_path: Path
-) -> None:
-    """Also one that is larger than a message between processes may be."""
+async def test_batch_is_started_through_the_owner(peers: Peers, journal_path: Path) -> None:
+    """All of it, in order, though it takes more than one message."""
     await peers.start()
     async with Runtime(journal_path):
-        runs = await start_many(napping.options(delay="1 day"), [(1.0,)] * 2500)
-        assert len(set(runs)) == 2500
-        assert await runs[-1].exists()
-        large = await start_many(total, [("x" * 12_000_000, "y")] * 6)
-        assert [len(result) for result in await asyncio.gather(*large)] == [12_000_001] * 6
+        runs = await start_many(total, [(n, 1) for n in range(1500)])
+        assert len(set(runs)) == 1500
+        assert await runs[-1] == 1500
+
+
+async def test_batch_of_any_size_is_sent_in_messages_of_a_bounded_one() -> None:
+    """A message between processes has a limit, a batch has none."""
+    sizes: list[int] = []
+
+    class Connection:
+        async def call(self, method: str, specs: list[dict[str, bytes]]) -> dict[str, object]:
+            sizes.append(sum(len(spec["payload"]) for spec in specs))
+            return {"existing": [None] * len(specs)}
+
+    payload = b"x" * 1_500_000
+    specs = [RunSpec(str(n), "large", payload, StartOptions()) for n in range(50)]
+    created = await RemoteEngine(Connection()).create(specs)
+    assert [one.run_id for one in created] == [str(n) for n in range(50)]
+    assert sum(sizes) == 50 * len(payload)
+    assert max(sizes) < FRAME_BYTES_MAX / 8
 
 
 async def test_hundred_results_are_awaited_over_one_connection(

@@ -29,10 +29,15 @@ Main = Callable[[], Coroutine[Any, Any, Any]]
 
 
 class Pickled:
-    """Values as pickles; errors as pickles too, or as their text."""
+    """Values as pickles; errors as pickles too, or as their text. Keeps the calls in mind."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
 
     def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        return pickle.dumps((args, kwargs))
+        payload = pickle.dumps((args, kwargs))
+        self.calls.append(repr((args, kwargs)))
+        return payload
 
     def encode(self, value: object, root: str = "value") -> bytes:
         return pickle.dumps(value)
@@ -49,9 +54,6 @@ class Pickled:
     def decode_error(self, payload: bytes, step: str, attempts: int) -> BaseException:
         error: BaseException = pickle.loads(payload)
         return error
-
-
-PAYLOADS = Pickled()
 
 
 @dataclass
@@ -93,22 +95,9 @@ class Clock:
         return self.now
 
 
-class Watched(Body):
-    """A body that holds the arguments of each step against the recorded ones."""
-
-    def create_step(
-        self, step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> asyncio.Future[Any]:
-        future = super().create_step(step, args, kwargs)
-        if self.script.divergence is None:
-            recorded = self.steps[max(self.steps)].payload
-            assert repr(pickle.loads(recorded)) == repr((args, kwargs))
-        return future
-
-
 def new_body(main: Main, history: list[Event], clock: Clock | None, run_id: str) -> Body:
     """Return a body; without a clock it must not ask for the time."""
-    return Watched(run_id, main, history, PAYLOADS, _no_clock if clock is None else clock.read)
+    return Body(run_id, main, history, Pickled(), _no_clock if clock is None else clock.read)
 
 
 def _no_clock() -> int:
@@ -248,6 +237,9 @@ def check_replays(main: Main, recording: Recording) -> None:
     assert body.script.divergence is None, body.script.divergence
     assert body.script.out == []
     assert body.outcome == recording.outcome
+    created = [e.payload for e in recording.history if e.kind == EventKind.STEP_CREATED]
+    calls = [repr(pickle.loads(payload)) for payload in created if payload is not None]
+    assert body._payloads.calls == calls  # type: ignore[attr-defined]
     ends = [1] + [turn.ends_at for turn in recording.turns]
     for done, end in enumerate(ends):
         _continue_from(main, recording, done, end)

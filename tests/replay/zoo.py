@@ -22,7 +22,7 @@ from durable import logger, now, sleep, step, uuid4
 from durable import random as seeded
 from tests.replay.rig import comparable, perform
 
-SEEDS = range(6)
+SEEDS = range(5)
 
 ZOO: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {}
 
@@ -137,12 +137,12 @@ async def as_completed_of_coroutines() -> object:
 
 @entry
 async def as_completed_of_steps_with_timeout() -> object:
-    found = []
+    found: list[object] = []
     try:
         for each in asyncio.as_completed([fetch(n) for n in range(6)], timeout=1.5):
-            found.append(await each)
+            found += [await each]
     except TimeoutError:
-        found.append("late")
+        found += ["late"]
     return await fetch(found)
 
 

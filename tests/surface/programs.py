@@ -65,7 +65,10 @@ class Process:
         raise AssertionError(f"the program ended without {text!r}: {self.lines}")
 
     def _next(self) -> str | None:
-        line = self._news.get(timeout=WAIT)
+        try:
+            line = self._news.get(timeout=WAIT)
+        except queue.Empty:
+            raise AssertionError(f"the program says nothing any more: {self.lines}") from None
         if line is not None:
             self.lines.append(line)
         return line

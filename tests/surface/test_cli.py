@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from durable import Runtime, Workflow, __version__, sleep, step, workflow
+from durable import Run, Runtime, Workflow, __version__, sleep, step, workflow
 from durable._surface.cli import main
 from tests.surface.programs import Program, spawn
 
@@ -70,7 +70,15 @@ async def some_runs(rt: Runtime) -> None:
     failed = await rt.start(cli_fail.options(run_id="second"))
     await (await rt.port()).wait_end(failed.run_id)
     nap = await rt.start(cli_nap.options(run_id="third"))
-    while not (await nap.status()).waiting_for:
+    await until_asleep(nap)
+
+
+async def until_asleep(run: Run[Any]) -> None:
+    """Wait until the body of a run is in a sleep, and that is on record."""
+    while True:
+        kinds = [event.kind for event in await run.events()]
+        if kinds.count("wait_created") > kinds.count("wait_completed"):
+            return
         await asyncio.sleep(0)
 
 
@@ -290,8 +298,7 @@ async def test_wake_ends_a_sleep_through_the_owner(journal_path: Path) -> None:
     """A sleep of a day ends at once, and the count is told."""
     async with Runtime(journal_path) as rt, asyncio.timeout(WAIT):
         run = await rt.start(cli_nap.options(run_id="nap"))
-        while not (await run.status()).waiting_for:
-            await asyncio.sleep(0)
+        await until_asleep(run)
         code, out, _ = await command_line(journal_path, "wake", "nap")
         assert (code, out.partition(";")[0]) == (0, "nap: 1 sleep ended")
         assert await run.result() == "awake"
@@ -342,8 +349,7 @@ def diverged_run(path: Path) -> None:
 
     async def begin(rt: Runtime) -> None:
         run = await rt.start(define_two_steps("ab").options(run_id="turn"))
-        while not any("sleep" in what for what in (await run.status()).waiting_for):
-            await asyncio.sleep(0)
+        await until_asleep(run)
 
     async def go_on(rt: Runtime) -> None:
         define_two_steps("ba")
