@@ -31,7 +31,7 @@ from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 
-# SYNC from durable._surface.sync import SyncRun, SyncRuntime
+from durable._surface.sync import SyncRun, SyncRuntime
 from durable.errors import DurableError, FatalError, RetryableError
 
 __all__ = [
@@ -46,8 +46,8 @@ __all__ = [
     "Runtime",
     "Step",
     "StepMetadata",
-    # SYNC    "SyncRun",
-    # SYNC    "SyncRuntime",
+    "SyncRun",
+    "SyncRuntime",
     "Transform",
     "Workflow",
     "WorkflowMetadata",

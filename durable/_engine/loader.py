@@ -9,6 +9,7 @@ ended are noted as interrupted before they are dispatched again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -29,7 +30,9 @@ from durable._journal.records import RunRow
 from durable._replay.body import INTERRUPTED, PARKED, Body
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
-from durable.errors import JournalCorruptError, PayloadDecodeError
+from durable.errors import DurableError, JournalCorruptError, PayloadDecodeError
+
+logger = logging.getLogger("durable")
 
 # Recorded events applied before the host's loop gets a turn.
 REPLAY_SLICE_EVENTS = 500
@@ -124,10 +127,13 @@ class Loader:
         loaded = self._loads[row.run_id] = asyncio.get_running_loop().create_future()
         try:
             await self._replay(run)
-        except BaseException:
+        except (DurableError, asyncio.CancelledError):
             self._scheduler.remove(run)  # reading failed or was called off: it stays a row
             run.drop()
             raise
+        except Exception as error:  # ours: one run's trouble must not become that of all
+            logger.exception("run %s met a defect of durable", run.run_id)
+            self._host.block(run, "corrupt", f"an internal error, please report it: {error!r}")
         finally:
             run.loading = False
             del self._loads[row.run_id]

@@ -157,12 +157,7 @@ class Recovery:
         fresh = await self._journal.reader.run_by_pk(row.pk)
         if fresh is None or fresh.wake_at is None or fresh.wake_at != row.wake_at:
             return
-        try:
-            await self._loader.fetch(fresh)
-        except DurableError:
-            raise
-        except Exception:  # ours: one run's trouble must not become that of all
-            logger.exception("run %s could not be brought back", row.run_id)
+        await self._loader.fetch(fresh)
 
     def _is_full(self) -> bool:
         if self.has_room():

@@ -43,7 +43,7 @@ class Journal:
         reader: all questions go there.
         writer: None when the journal was opened for reading only.
         journal_id: random, made with the file; empty for readers.
-        clean: whether the previous owner closed the journal properly.
+        clean: whether the previous owner ended in an orderly way.
         boot_number: how often the journal was opened by an owner, this time included.
         suspect: (pk, seq) of the step that was running alone when the process died, or None.
     """
@@ -75,6 +75,7 @@ class Journal:
         driver_factory: DriverFactory = ThreadDriver,
         owner: bool = True,
         still_owned: Callable[[], bool] | None = None,
+        went_down: bool = False,
     ) -> Journal:
         """Open the journal at `path` (or a `file:` URI), creating it when `owner`.
 
@@ -88,6 +89,7 @@ class Journal:
             owner: open for writing; the caller holds the owner lock. False: reading only.
             still_owned: asked after each COMMIT; False fences the journal, as when somebody
                 has deleted the lock file.
+            went_down: the previous owner is known to have ended on request, not by a crash.
 
         Raises:
             JournalError: the file cannot be opened, is damaged, newer, or not a journal.
@@ -101,7 +103,9 @@ class Journal:
             await _open_reader(reader, files)
             return cls(files, reader, codec, None)
         opened = await _Owner.open(files, reader, clock, durability, driver_factory)
-        return cls(files, reader, codec, opened)
+        journal = cls(files, reader, codec, opened)
+        journal.clean = journal.clean or went_down
+        return journal
 
     def next_pk(self) -> int:
         """Return a key for a new run; keys are never used twice while the journal is open."""

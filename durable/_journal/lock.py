@@ -45,16 +45,20 @@ class OwnerInfo(TypedDict, total=False):
     """What an owner tells about itself in the lock file.
 
     `pid` is filled in by `OwnerLock`; `socket` is where its control server listens,
-    `since` when it took the lock (UTC microseconds), `command` how it was started.
+    `since` when it took the lock (UTC microseconds), `command` how it was started, `ended`
+    that it went down on request, without the time to close the journal.
     """
 
     pid: int
     socket: str
     since: int
     command: str
+    ended: str
 
 
-_TYPES: dict[str, type] = {"pid": int, "socket": str, "since": int, "command": str}
+_TYPES: dict[str, type] = {
+    "pid": int, "socket": str, "since": int, "command": str, "ended": str,
+}  # fmt: skip
 
 # (st_dev, st_ino) of a lock file -> (pid that locked it, journal path as given there).
 # The pid makes an entry inherited through fork count for nothing in the child.
@@ -79,6 +83,7 @@ class OwnerLock:
         self._descriptor: int | None = None
         self._pid = os.getpid()
         self._info: OwnerInfo = {}
+        self.previous: OwnerInfo = {}  # what the owner before us wrote
 
     @property
     def held(self) -> bool:
@@ -261,6 +266,7 @@ class OwnerLock:
     def _keep(self, descriptor: int, info: OwnerInfo) -> None:
         _held_here[_identity(descriptor)] = (os.getpid(), self.journal_path)
         self._descriptor = descriptor
+        self.previous = _parse_info(os.pread(descriptor, _INFO_BYTES_MAX, 0)) or {}
         self._info = {"pid": os.getpid()}
         self.publish(info)
 

@@ -147,8 +147,7 @@ class BodyLoop(asyncio.AbstractEventLoop):
                 self.halt()  # Ctrl-C happened to land here: it is the host's
                 raise
             except BaseException as error:
-                context = {"message": "exception in a callback", "exception": error}
-                self.call_exception_handler(context)
+                self.call_exception_handler({"message": "a callback failed", "exception": error})
 
     def _close_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
         if _get_running_loop() is self and not self.stopped:

@@ -18,7 +18,7 @@ from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
 from durable._journal.reader import Reader
 from durable._replay.body import Body
-from durable.errors import RuntimeNotRunningError
+from durable.errors import ForkedJournalError, RuntimeNotRunningError
 
 DEFAULT_PATH = "durable.db"
 
@@ -53,6 +53,7 @@ _closers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[None, None
     WeakKeyDictionary()
 )
 _factory: list[Callable[[str], Access]] = []
+_opener: list[int] = []  # the process that opened a runtime last
 
 
 def set_factory(factory: Callable[[str], Access]) -> None:
@@ -63,6 +64,7 @@ def set_factory(factory: Callable[[str], Access]) -> None:
 def opened(runtime: Access) -> None:
     """Note that a runtime is open in the running loop."""
     _open.setdefault(asyncio.get_running_loop(), []).append(runtime)
+    _opener[:] = [os.getpid()]
 
 
 def closed(runtime: Access, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,11 +78,21 @@ async def current_runtime() -> Access:
 
     Raises:
         RuntimeNotRunningError: the runtime of this step has been closed.
+        ForkedJournalError: this coroutine was begun by the process that we were forked from.
     """
     attempt = current_attempt.get()
     if attempt is not None:
         return attempt.runtime  # type: ignore[return-value]  # only runtimes are put there
-    loop = asyncio.get_running_loop()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        # asyncio has no loop running in a child that goes on with its parent's coroutine.
+        if not _opener or _opener[0] == os.getpid():
+            raise
+        raise ForkedJournalError(
+            f"process {_opener[0]} opened its journal before a fork: open a Runtime of its own "
+            "in the child, in a new event loop"
+        ) from None
     runtimes = _open.get(loop)
     if runtimes:
         return runtimes[-1]
@@ -97,13 +109,18 @@ async def _open_default(loop: asyncio.AbstractEventLoop) -> Access:
     await runtime.open()
     # asyncio.run and its kin close every asynchronous generator before they close the
     # loop: the one way to be told in time.
-    closer = _closers[loop] = _close_at_end(runtime)
+    closer = _closers[loop] = _close_at_end(runtime, loop)
     await anext(closer)
     return runtime
 
 
-async def _close_at_end(runtime: Access) -> AsyncGenerator[None, None]:
+async def _close_at_end(
+    runtime: Access, loop: asyncio.AbstractEventLoop
+) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
         await runtime.close(drain=False)  # the loop ends, and is not kept waiting
+        # They refer to their own key, so the loop would never be freed.
+        for known in (_defaults, _closers):
+            known.pop(loop, None)

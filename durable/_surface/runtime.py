@@ -8,11 +8,9 @@ is current; reading always happens here, from the file.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import os
 import sys
-import weakref
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -37,7 +35,7 @@ from durable._journal.reader import Reader
 from durable._journal.records import RunRow
 from durable._journal.sockets import socket_path_of
 from durable._replay.body import Body
-from durable._surface import current
+from durable._surface import current, endings
 from durable._surface.api import begin, calls_of
 from durable._surface.run import Run
 from durable.errors import ForkedJournalError, RuntimeClosedError, RuntimeNotRunningError
@@ -50,9 +48,6 @@ logger = logging.getLogger("durable")
 
 # Until the next try to become owner or client after one that failed, as on a full disk.
 _RETRY_SECONDS, _RETRY_SECONDS_MAX = 1.0, 60.0
-
-_alive: weakref.WeakSet[Runtime] = weakref.WeakSet()
-
 
 class Runtime:
     """Runs workflows from one journal inside the running event loop.
@@ -124,6 +119,7 @@ class Runtime:
         self._changing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._retry_seconds = _RETRY_SECONDS
+        self._opened = False
         self._closed = False
 
     # --- opening and closing -----------------------------------------------------------
@@ -162,7 +158,8 @@ class Runtime:
         except BaseException:
             await self.close()
             raise
-        _alive.add(self)
+        self._opened = True
+        endings.watch(self)
         current.opened(self)
 
     async def _take_part(self) -> None:
@@ -234,6 +231,7 @@ class Runtime:
             driver_factory=self._driver,
             owner=owner,
             still_owned=self._lock.intact if owner else None,
+            went_down="ended" in self._lock.previous,
         )
 
     async def close(self, *, drain: bool = True) -> None:
@@ -247,7 +245,7 @@ class Runtime:
         if self._closing is None:
             self._closed = True
             current.closed(self, self._loop)
-            _alive.discard(self)
+            endings.forget(self)
             self._closing = asyncio.get_running_loop().create_task(self._close(drain=drain))
         # Who gives up waiting does not stop the closing half way.
         await asyncio.shield(self._closing)
@@ -274,19 +272,26 @@ class Runtime:
         if self._engine is not None and self._pid == os.getpid():
             self._engine.abandon()
 
+    def going_down(self, cause: str) -> None:
+        """Leave the note that the process ends on request, not by a crash."""
+        if self._lock.held:
+            self._lock.publish({"ended": cause})
+
     # --- the current engine -----------------------------------------------------------------
 
     async def _answer(self, method: str, fields: dict[str, object]) -> dict[str, object]:
         if self._engine is None:
             raise RuntimeClosedError("the owner of the journal is still opening it")
         try:
-            return await serve(self._engine)(method, fields)
+            answer: dict[str, object] = await serve(self._engine)(method, fields)
+            return answer
         except RuntimeClosedError:
             if not self._closed:
                 raise
             # No answer: the connection is about to end, and the client then turns to the
             # next owner, or becomes it.
-            return await asyncio.get_running_loop().create_future()
+            never: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
+            return await never
 
     def _owner_lost(self, lost: asyncio.Future[str]) -> None:
         if not lost.cancelled() and not self._closed:
@@ -305,7 +310,7 @@ class Runtime:
         error = changing.exception()
         if error is None:
             self._retry_seconds = _RETRY_SECONDS
-        elif self in _alive and self._loop is not None:  # else `open` tells its caller
+        elif self._opened and self._loop is not None and not self._closed:  # else `open` tells its caller
             logger.warning("the journal %s has no owner for us: %s", self.path, error)
             self._clock.call_later(self._loop, self._retry_seconds, self._retry)
             self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS_MAX)
@@ -467,11 +472,4 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-def _abandon_all() -> None:
-    """At the interpreter's end: no body is unwound, no thread is waited for."""
-    for runtime in list(_alive):
-        runtime.abandon()
-
-
-atexit.register(_abandon_all)
 current.set_factory(Runtime)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import os
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -38,7 +39,12 @@ from durable._surface.api import new_event_loop
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.run import Run
 from durable._surface.runtime import Duration, Runtime
-from durable.errors import RuntimeClosedError, RuntimeNotRunningError, WrongContextError
+from durable.errors import (
+    ForkedJournalError,
+    RuntimeClosedError,
+    RuntimeNotRunningError,
+    WrongContextError,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -244,6 +250,7 @@ class _Host:
         self._loop: AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ending = False
+        self._pid = os.getpid()
         self.over = False
 
     def open(self) -> None:
@@ -279,6 +286,11 @@ class _Host:
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await `make()` on the loop and return its result; blocks the calling thread."""
+        if self._pid != os.getpid():
+            raise ForkedJournalError(
+                f"this SyncRuntime was opened by process {self._pid} before a fork, and its thread "
+                "is not here: open a new one in the child"
+            )
         if threading.current_thread() is self._thread:
             raise WrongContextError(
                 "a SyncRuntime was called from its own event loop, which would wait for itself "
@@ -304,6 +316,8 @@ class _Host:
 
     def close(self, seconds: float) -> None:
         """End the runtime, the loop and the thread; give up waiting after so many seconds."""
+        if self._pid != os.getpid():
+            return  # the thread is the parent's
         self._ending = True  # seen by the thread, or else it has put the event there
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:

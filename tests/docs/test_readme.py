@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import durable
 from tests.surface.programs import Program, spawn
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,7 @@ def test_commands_are_the_ones_that_are_tested() -> None:
     ]
 
 
+@pytest.mark.skipif(not (ROOT / "CHANGELOG.md").exists(), reason="needs a whole checkout")
 def test_links_lead_to_files_that_are_there() -> None:
     """Relative links point into the repository."""
     targets = re.findall(r"\]\(([^)#]+)\)", "\n".join(LINES))
@@ -64,7 +66,8 @@ def test_folders_of_the_map_exist() -> None:
     """The map of the rooms names what `ls durable` shows."""
     rows = [line for line in LINES if line.startswith("| `_")]
     named = {name for row in rows for name in re.findall(r"`(_\w+)`", row)}
-    folders = {path.name for path in (ROOT / "durable").glob("_[a-z]*") if path.is_dir()}
+    package = Path(durable.__file__).parent
+    folders = {path.name for path in package.glob("_[a-z]*") if path.is_dir()}
     assert named == folders - {"_base"}
 
 

@@ -170,8 +170,12 @@ class World:
         return [item for _, item in taken]
 
     def finish(self, *, cancel_at_turn: int | None = None) -> Recording:
-        """Run the body until it has ended, or until nothing can reach it any more."""
+        """Start the body and run it to its end."""
         self.turn(Inbound(EventKind.RUN_STARTED))
+        return self.finish_from_here(cancel_at_turn=cancel_at_turn)
+
+    def finish_from_here(self, *, cancel_at_turn: int | None = None) -> Recording:
+        """Go on until the body has ended, or nothing can reach it any more."""
         for number in range(TURNS_MAX):
             if self.body.outcome is not None:
                 break

@@ -124,12 +124,9 @@ def test_divergence_at_a_cancellation_names_the_line_of_the_body() -> None:
 
     world = World(recorded)
     world.turn(Inbound(EventKind.RUN_STARTED))
-    history = [
-        e._replace(kind=int(EventKind.STEP_CREATED), name=charge.name, payload=pickle.dumps(((1,), {})))
-        if e.kind == EventKind.WAIT_CREATED
-        else e
-        for e in world.recording.history
-    ]  # fmt: skip
+    *history, wait = world.recording.history
+    payload = pickle.dumps(((1,), {}))
+    history.append(wait._replace(kind=EventKind.STEP_CREATED, name=charge.name, payload=payload))
     history.append(Event(4, EventKind.CANCEL_REQUESTED, 0, "user", START_US, None, None))
     body = replay(changed, Recording("run_1", history))
     found = body.script.divergence

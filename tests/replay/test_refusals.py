@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import concurrent.futures
-import datetime
+import datetime as dt
 import http.client
 import importlib
 import linecache
@@ -30,7 +30,7 @@ from typing import Any
 import pytest
 
 from durable import sleep
-from durable.errors import DurationError, NotInBodyError
+from durable.errors import DurationError
 from tests.replay.rig import Recording, check_replays, perform
 from tests.replay.zoo import fetch
 
@@ -93,27 +93,27 @@ def test_loop_call_that_needs_the_world_is_refused(name: str) -> None:
 
 
 PROCESS_CALLS: dict[str, Callable[[], Any]] = {
-    "open": lambda: open(__file__),
+    "open": lambda: open(__file__),  # noqa: SIM115 - it is not opened
     "os.open": lambda: os.open(__file__, os.O_RDONLY),
     "read_text": lambda: pathlib.Path(__file__).read_text(),
     "listdir": lambda: os.listdir("/"),
     "remove": lambda: os.remove("/nonexistent"),
     "mkdir": lambda: os.mkdir("/nonexistent/x"),
     "copyfile": lambda: shutil.copyfile("/nonexistent", "/nonexistent2"),
-    "mkstemp": lambda: tempfile.mkstemp(),
-    "socket": lambda: socket.socket(),
+    "mkstemp": tempfile.mkstemp,
+    "socket": socket.socket,
     "getaddrinfo": lambda: socket.getaddrinfo("localhost", 1),
     "http": lambda: http.client.HTTPConnection("localhost", 1).request("GET", "/"),
     "urlopen": lambda: urllib.request.urlopen("http://localhost:1"),
     "Popen": lambda: subprocess.Popen(["true"]),
     "subprocess.run": lambda: subprocess.run(["true"], check=False),
     "os.system": lambda: os.system("true"),
-    "fork": lambda: os.fork(),
+    "fork": os.fork,
     "Thread": lambda: threading.Thread(target=print).start(),
     "Timer": lambda: threading.Timer(1, print).start(),
     "ThreadPoolExecutor": lambda: concurrent.futures.ThreadPoolExecutor().submit(print),
     "sqlite3": lambda: sqlite3.connect(":memory:"),
-    "input": lambda: builtins.input(),
+    "input": builtins.input,
 }
 
 
@@ -133,7 +133,7 @@ def test_blocking_sleep_is_refused_where_the_interpreter_announces_it() -> None:
 
 def test_open_says_which_file() -> None:
     """The value is named."""
-    assert __file__ in refusal(lambda: open(__file__))
+    assert __file__ in refusal(lambda: open(__file__))  # noqa: SIM115 - it is not opened
 
 
 def test_same_calls_work_outside_of_bodies() -> None:
@@ -171,7 +171,7 @@ def _import() -> str:
         _log_with_traceback,
         _import,
         lambda: zoneinfo.ZoneInfo.no_cache("Europe/Berlin"),
-        lambda: datetime.datetime.now(datetime.UTC),
+        lambda: dt.datetime.now(dt.UTC),
         lambda: print("a body may print"),
     ],
 )
@@ -240,14 +240,6 @@ def test_as_completed_of_tasks_or_of_coroutines_in_order_is_allowed(
     assert str(recording.result).startswith("run_completed")
 
 
-FOREIGN: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
-    "await": lambda future: _awaits(future),
-    "gather": lambda future: _gathers(future),
-    "wait_for": lambda future: asyncio.wait_for(future, 1),
-    "shield": lambda future: _shields(future),
-}
-
-
 async def _awaits(future: Any) -> object:
     return await future
 
@@ -258,6 +250,14 @@ async def _gathers(future: Any) -> object:
 
 async def _shields(future: Any) -> object:
     return await asyncio.shield(future)
+
+
+FOREIGN: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
+    "await": _awaits,
+    "gather": _gathers,
+    "wait_for": lambda future: asyncio.wait_for(future, 1),
+    "shield": _shields,
+}
 
 
 @pytest.mark.both_loops

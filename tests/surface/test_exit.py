@@ -164,12 +164,21 @@ def test_a_signal_ends_the_program_at_once(program: Program, mode: str, number: 
     assert_all_runs_go_on(program, "finish-uvloop")
 
 
-def test_runs_survive_many_endings(program: Program) -> None:
-    """Three deaths by Ctrl-C in a row, then the runs complete."""
-    for _ in range(3):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_steps_are_not_blamed_for_endings_on_request(program: Program, number: int) -> None:
+    """Four stops in the middle of the same steps, as a container makes them; then all complete."""
+    for _ in range(4):
         with spawn(program, "waits", "wait") as process:
             process.until("ready")
-            process.signal(signal.SIGINT)
+            process.signal(number)
             process.ends_within(EXIT_SECONDS_MAX)
             assert_nothing_was_undone(process, "waits")
     assert_all_runs_go_on(program)
+
+
+def test_sigterm_keeps_its_exit_status(program: Program) -> None:
+    """Whoever supervises the program sees it end by the signal, as without a runtime."""
+    with spawn(program, "waits", "wait") as process:
+        process.until("ready")
+        process.signal(signal.SIGTERM)
+        assert process.ends_within(EXIT_SECONDS_MAX) == -signal.SIGTERM
