@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from durable._authoring import registry
 from durable._authoring.workflow import KEEP_FOR_EVER
@@ -155,6 +156,11 @@ class Engine:
     async def resume(self, run_id: str) -> None:
         """Let a blocked run try again; see `EnginePort`."""
         self._require_open()
+        # To its end, though who asked may leave: a run that is no longer recorded as
+        # blocked and not brought into memory either would wait for the next opening.
+        await asyncio.shield(self._spawn(self._resume(run_id)))
+
+    async def _resume(self, run_id: str) -> None:
         async with self._parked:
             row = await self._commands.row(run_id)
             if row.status != BLOCKED:
@@ -253,9 +259,13 @@ class Engine:
 
     def _spawn_resume(self, run_id: str) -> None:
         if not self._closed:
-            task = self._loop.create_task(self._resume_later(run_id))
-            self._spawned.add(task)
-            task.add_done_callback(self._spawned.discard)
+            self._spawn(self._resume_later(run_id))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+        return task
 
     async def _resume_later(self, run_id: str) -> None:
         try:

@@ -32,7 +32,6 @@ from durable._journal.filesystem import canonical_journal_path, check_filesystem
 from durable._journal.journal import Journal
 from durable._journal.lock import OwnerInfo, OwnerLock
 from durable._journal.reader import Reader
-from durable._journal.records import RunRow
 from durable._journal.sockets import socket_path_of
 from durable._replay.body import Body
 from durable._surface import current, endings
@@ -48,6 +47,7 @@ logger = logging.getLogger("durable")
 
 # Until the next try to become owner or client after one that failed, as on a full disk.
 _RETRY_SECONDS, _RETRY_SECONDS_MAX = 1.0, 60.0
+
 
 class Runtime:
     """Runs workflows from one journal inside the running event loop.
@@ -310,7 +310,9 @@ class Runtime:
         error = changing.exception()
         if error is None:
             self._retry_seconds = _RETRY_SECONDS
-        elif self._opened and self._loop is not None and not self._closed:  # else `open` tells its caller
+        elif (
+            self._opened and self._loop is not None and not self._closed
+        ):  # else `open` tells its caller
             logger.warning("the journal %s has no owner for us: %s", self.path, error)
             self._clock.call_later(self._loop, self._retry_seconds, self._retry)
             self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS_MAX)

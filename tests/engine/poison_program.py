@@ -1,6 +1,6 @@
 """A program with ten healthy runs and one whose step kills the process.
 
-``python -m tests.engine.poison_program JOURNAL ORDER [mended]``: the first launch starts
+``python -m tests.engine.poison_program JOURNAL [mended]``: the first launch starts
 the runs, each one waits for their ends and prints the statuses as JSON.
 """
 
@@ -55,11 +55,11 @@ async def status_of(run: Run[object]) -> str:
     return str(await run.status())
 
 
-async def main(path: str, order: str) -> None:
+async def main(path: str) -> None:
     """Start or continue, wait, print."""
-    names = [KILLER, *map(str, range(10))]
+    names = [*map(str, range(10)), KILLER]
     async with Runtime(path, durability="process") as rt:
-        for name in names if order == "first" else reversed(names):
+        for name in names:
             flow = lethal if name == KILLER else healthy
             await rt.start(flow.options(run_id=name))
         if "mended" in sys.argv:
@@ -68,4 +68,4 @@ async def main(path: str, order: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2]))
+    asyncio.run(main(sys.argv[1]))

@@ -254,14 +254,13 @@ async def test_ten_thousand_sleeping_runs_are_opened_without_loading_them(
         await quiet(rt)
         assert len(rt._engine.scheduler) == 0
         assert driver.asked < 20
-        for count in (100, 250):
-            await elapse(rt, virtual_clock, count, 1)
+        await elapse(rt, virtual_clock, 100, 1)
         assert len(rt._engine.scheduler) <= 10
-        assert (await rt.reader.counts())["completed"] == 350
+        assert (await rt.reader.counts())["completed"] == 100
         start = (await rt.get_run(ids[0]).created_at()).timestamp()
-        for n in (0, 99, 349):
+        for n in (0, 50, 99):
             assert await rt.get_run(ids[n]).result() == start + n + 1
-        assert await rt.get_run(ids[350]).status() == "running"
+        assert await rt.get_run(ids[100]).status() == "running"
         virtual_clock.suspend(SLEEPERS / 2)
         await virtual_clock.advance(1)
         await settle(200)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from durable import Run, get_step_metadata, sleep, step, workflow
 from durable.errors import WorkflowRunBlockedError
 
+
 class Fact(NamedTuple):
     """One line of the ledger."""
 
@@ -128,6 +129,11 @@ def overlaps(facts: list[Fact]) -> Iterator[str]:
             steps.append(fact.step)
         elif fact.what == "begin" and fact.step != steps[-1]:
             yield f"{fact} after {steps[-1]} had begun"
+
+
+async def sleeps(run: Run[Any]) -> bool:
+    """Whether the run waits for something."""
+    return bool((await run.status()).waiting_for)
 
 
 async def outcome(run: Run[Any]) -> Any:

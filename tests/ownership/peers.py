@@ -7,17 +7,27 @@ waited for on its pipe; nothing is waited for by time.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait until something is so that nobody tells of; looks at it in each turn of the loop."""
+    while True:
+        found = condition()
+        if await found if inspect.isawaitable(found) else found:
+            return
+        await asyncio.sleep(0)
 
 
 class PeerError(Exception):
@@ -75,8 +85,7 @@ class Peer:
     async def stop(self) -> None:
         """Stop it with SIGSTOP, and return when the kernel has."""
         self.signal(signal.SIGSTOP)
-        while _state(self.pid) != "T":
-            await asyncio.sleep(0)
+        await until(lambda: _state(self.pid) == "T")
 
     async def kill(self) -> None:
         """Kill it with SIGKILL, and return when it is gone."""

@@ -24,8 +24,8 @@ from durable.errors import (
     WorkflowRunNotFoundError,
 )
 from tests.ownership import flows
-from tests.ownership.flows import doomed, fickle, held, napping, total
-from tests.ownership.peers import PeerError, Peers
+from tests.ownership.flows import Here, doomed, fickle, held, napping, sleeps, total
+from tests.ownership.peers import PeerError, Peers, until
 
 
 @pytest.mark.both_loops
@@ -66,7 +66,7 @@ async def test_client_starts_idempotently_under_an_id_of_its_own(
             await start(named, 1, 3)
         with pytest.raises(RunExistsError, match="mine"):
             await start(named.options(on_conflict="raise"), 1, 2)
-        with pytest.raises(RunConflictError, match="not .*napping"):
+        with pytest.raises(RunConflictError, match=r"not .*napping"):
             await start(napping.options(run_id="mine"), 1.0)
 
 
@@ -150,7 +150,7 @@ async def test_client_cancels_a_run(peers: Peers, journal_path: Path) -> None:
         with pytest.raises(WorkflowRunCancelledError, match="enough") as caught:
             await run.result()
         assert caught.value.reason == "enough"
-        with pytest.raises(PeerError, match="WorkflowRunCancelledError: .* enough"):
+        with pytest.raises(PeerError, match=r"WorkflowRunCancelledError: .* enough"):
             await theirs
         await run.cancel()  # of a finished run: no effect
 
@@ -160,8 +160,7 @@ async def test_client_wakes_sleepers(peers: Peers, journal_path: Path) -> None:
     await peers.start()
     async with Runtime(journal_path):
         run = await start(napping, 86400.0)
-        while not (await run.status()).waiting_for:
-            await asyncio.sleep(0)
+        await until(lambda: sleeps(run))
         (wait,) = [event.seq for event in await run.events() if event.kind == "wait_created"]
         assert await run.wake_up([wait + 1]) == 0
         assert await run.wake_up([wait]) == 1
@@ -228,7 +227,7 @@ async def test_code_that_only_the_client_has_blocks_the_run_until_it_takes_over(
     owner = await peers.start()
     async with Runtime(journal_path) as client:
         run = await start(only_here_body)
-        with pytest.raises(WorkflowRunBlockedError, match="'only.here' is registered") as caught:
+        with pytest.raises(WorkflowRunBlockedError, match=r"'only\.here' is registered") as caught:
             await run.result()
         assert caught.value.kind == "missing_code"
         assert await run.status() == "blocked"
@@ -236,7 +235,8 @@ async def test_code_that_only_the_client_has_blocks_the_run_until_it_takes_over(
         with pytest.raises(WorkflowRunBlockedError):
             await run.result()
         assert await owner.leave() == 0
-        while await run.status() == "blocked":
+        await until(lambda: client.is_owner)
+        while await run.status() == "blocked":  # noqa: ASYNC110 - resumed by itself, soon
             await asyncio.sleep(0)
         assert await run == os.getpid()
         assert client.is_owner
@@ -262,6 +262,33 @@ async def test_client_resumes_a_run_once_the_owner_has_the_right_code(
         await second.ask("here.gates['a'].set()")
         assert await run == "one-two"
     assert fickle.name == "tests.ownership.flows.fickle"
+
+
+async def test_resuming_is_done_to_its_end_though_who_asked_gives_up(
+    journal_path: Path, here: Here
+) -> None:
+    """As a client does that leaves: the run goes on, or it is still blocked."""
+    began = asyncio.Event()
+    here.announce = lambda tag: began.set()
+    async with Runtime(journal_path, drain_seconds=0):
+        run_id = (await start(fickle, "a")).run_id
+        await began.wait()
+    here.recipe = ["other", "two"]
+    async with Runtime(journal_path) as runtime:
+        run = runtime.get_run(run_id)
+        with pytest.raises(WorkflowRunBlockedError):
+            await run.result()
+        here.recipe = ["one", "two"]
+        here.gates["a"].set()
+        for turns in range(1, 100):
+            asked = asyncio.create_task(run.resume())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait([asked])
+            if await run.status() != "blocked":
+                break
+        assert await run.result(timeout=10) == "one-two"
 
 
 # --- refusals and hand-overs --------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from durable import Runtime
 from durable.errors import JournalLockedError
 from tests.ownership.flows import Here
+from tests.ownership.peers import until
 
 # The child goes on inside its parent's coroutine: os.fork() in the middle of a program.
 INSIDE = """
@@ -105,7 +106,8 @@ OUTSIDE = """
         asyncio.run(attempt())
         input()
         sys.exit(7)
-    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    _, status = loop.run_until_complete(loop.run_in_executor(None, os.wait))
+    print(os.waitstatus_to_exitcode(status), flush=True)
     print(loop.run_until_complete(loop.run_until_complete(rt.start(total, 5, 6)).result()))
     loop.run_until_complete(rt.close())
     loop.close()
@@ -143,8 +145,7 @@ async def test_orphan_of_a_killed_owner_does_not_keep_the_journal(
         assert not client.is_owner
         program.kill()
         async with asyncio.timeout(10):
-            while not client.is_owner:
-                await asyncio.sleep(0)
+            await until(lambda: client.is_owner)
         os.kill(child, signal.SIGKILL)
 
 

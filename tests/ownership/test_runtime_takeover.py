@@ -11,8 +11,8 @@ import pytest
 
 from durable import Runtime, get_run, start
 from durable.errors import RuntimeClosedError
-from tests.ownership.flows import Here, held, napping, overlaps, total
-from tests.ownership.peers import Peers
+from tests.ownership.flows import Here, held, napping, overlaps, sleeps, total
+from tests.ownership.peers import Peers, until
 
 TAKE_OVER_SECONDS_MAX = 1.0
 
@@ -61,9 +61,7 @@ async def test_idle_client_takes_over_too(peers: Peers, journal_path: Path, here
         here.gates["a"].set()
 
 
-async def test_exactly_one_of_several_waiting_clients_takes_over(
-    peers: Peers, here: Here
-) -> None:
+async def test_exactly_one_of_several_waiting_clients_takes_over(peers: Peers, here: Here) -> None:
     """The others follow it: their waits resolve through the new owner."""
     owner = await peers.start()
     clients = [await peers.start() for _ in range(3)]
@@ -154,8 +152,7 @@ async def test_reading_goes_on_while_the_owner_changes(peers: Peers, journal_pat
     owner = await peers.start()
     async with Runtime(journal_path) as client:
         run = await start(napping, 86400.0)
-        while not (await run.status()).waiting_for:
-            await asyncio.sleep(0)
+        await until(lambda: sleeps(run))
         await owner.kill()
         while not client.is_owner:
             assert await run.status() == "running"
@@ -172,11 +169,10 @@ async def test_client_that_is_closed_while_it_takes_over_lets_the_journal_go(
     async with Runtime(journal_path) as client:
         run = await client.start(napping, 86400.0)
         asked = asyncio.create_task(run.result())
-        while not (await run.status()).waiting_for:
-            await asyncio.sleep(0)
+        await until(lambda: sleeps(run))
         await owner.kill()
-        while f'"pid": {owner.pid}' in Path(f"{journal_path}.lock").read_text():
-            await asyncio.sleep(0)
+        lock_file = Path(f"{journal_path}.lock")
+        await until(lambda: f'"pid": {owner.pid}' not in lock_file.read_text())
     with pytest.raises(RuntimeClosedError):
         await asked
     async with Runtime(journal_path, client=False) as successor:

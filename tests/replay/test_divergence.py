@@ -135,6 +135,47 @@ def test_divergence_at_a_cancellation_names_the_line_of_the_body() -> None:
     assert found.where.endswith(" in changed")
 
 
+def test_no_other_task_of_a_diverged_body_runs_on(recording: Recording) -> None:
+    """Neither behind a step that differs nor behind a wait."""
+
+    async def goes_on() -> None:
+        RAN.append("other task")
+
+    async def step_differs() -> None:
+        await asyncio.gather(pack("cup"), goes_on())
+
+    async def wait_differs() -> None:
+        await asyncio.gather(asyncio.sleep(5), goes_on())
+
+    for changed in (step_differs, wait_differs):
+        body = replay(changed, recording)
+        assert body.script.divergence is not None
+        body.abandon()
+    assert RAN == []
+
+
+def test_cancelling_another_step_of_the_same_name_is_a_divergence() -> None:
+    """A command is compared with the event it refers to, too."""
+
+    def body(victim: int) -> Main:
+        async def main() -> None:
+            tasks = [asyncio.create_task(pack(item)) for item in ("cup", "spoon")]
+            await asyncio.sleep(5)
+            tasks[victim].cancel()
+            await asyncio.wait(tasks)
+
+        return main
+
+    world = World(body(0))
+    world.turn(Inbound(EventKind.RUN_STARTED))
+    world.turn(Inbound(EventKind.WAIT_COMPLETED, next(iter(world.body.waits))))
+    other = replay(body(1), world.recording)
+    assert other.script.divergence is not None
+    assert other.script.divergence.got == f"issued step_cancelled {pack.name!r} of event 5"
+    for each in (other, world.body):
+        each.abandon()
+
+
 def test_answer_to_something_the_body_gave_up_is_a_divergence(recording: Recording) -> None:
     """Live, such an answer is dropped before it is recorded."""
     history = [*recording.history[:4], recording.history[3]._replace(seq=5)]

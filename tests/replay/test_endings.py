@@ -341,7 +341,8 @@ def test_ctrl_c_in_a_body_is_the_hosts_and_records_nothing_of_that_turn() -> Non
     with pytest.raises(KeyboardInterrupt):
         world.body.activate([answer(step)])
     assert world.body.script.take() == [] and world.body.created == []
-    world.body.activate([answer(step)])
+    (wait,) = world.body.waits
+    world.body.activate([Inbound(EventKind.WAIT_COMPLETED, wait)])
     assert world.body.script.take() == [], "a body that was hit takes nothing any more"
     del world
     gc.collect()
