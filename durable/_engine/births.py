@@ -1,17 +1,20 @@
 """Records new runs.
 
 A run under a fresh id begins at once: its first activation shares the transaction that
-creates it, so that the start of a run and its first step cost one COMMIT. A run under an
-id of the caller's choice waits to be told that the id was free.
+creates it, so that the start of a run and its first step cost one COMMIT. Runs under ids
+of the caller's choice wait to be told that the ids were free, and batches are recorded in
+one transaction before any of their runs begins. Meanwhile their ids are reserved, so that
+nobody loads them from the journal a second time.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from durable._base.clock import Clock
-from durable._engine.hot import HotRun
+from durable._engine.hot import HotRun, settle
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import Created, RunSpec
@@ -45,45 +48,58 @@ class Births:
         self._clock = clock
 
     async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
-        """Record `specs`; return when all are durable.
+        """Record `specs`, all or none of them; return when they are durable.
 
         Raises:
             RunExistsError, RunConflictError: an id is taken; see `StartOptions.on_conflict`.
             JournalError: not recorded.
         """
-        births = [self._begin(spec) for spec in specs]
-        created = []
-        for spec, birth in zip(specs, births, strict=True):
-            existing = await birth
-            if existing is not None:
-                await self._check_same(spec, existing)
-            created.append(Created(spec.run_id, existing))
-        return created
+        births = [self._birth(spec) for spec in specs]
+        if len(births) == 1 and self._may_begin(specs[0], births[0][0]):
+            await self._bear(*births[0])
+            return [Created(specs[0].run_id, None)]
+        existing = await self._record(births)
+        for spec in specs:
+            if spec.run_id in existing:
+                await self._check_same(spec, existing[spec.run_id])
+        return [Created(spec.run_id, existing.get(spec.run_id)) for spec in specs]
 
-    def _begin(self, spec: RunSpec) -> asyncio.Future[RunRow | None]:
-        born: asyncio.Future[RunRow | None] = asyncio.get_running_loop().create_future()
-        row, event = self._rows(spec)
-        run = HotRun(row, spec.definition)
-        due_now = row.wake_at == row.created_at
-        born_at_once = spec.options.run_id is None and due_now and self._recovery.has_room()
+    def _may_begin(self, spec: RunSpec, run: HotRun) -> bool:
+        due_now = run.row.wake_at == run.row.created_at
+        return spec.options.run_id is None and due_now and self._recovery.has_room()
+
+    async def _bear(self, run: HotRun, event: Event) -> None:
+        """Record one run together with its first activation."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        run.birth = Write(
+            done=partial(settle, told),
+            runs=[run.row],
+            events=[RunEvent(run.row.pk, run.run_id, event)],
+        )  # submitted with the first activation, or with the parking
+        self._loader.admit(run, event)
+        await told
+
+    async def _record(self, births: Sequence[tuple[HotRun, Event]]) -> dict[str, RunRow]:
+        """Record runs and queue them; return the older runs found under their ids."""
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        reserved = self._loader.reserve([run.run_id for run, _ in births])
 
         def done(error: BaseException | None) -> None:
-            existing = write.existing.get(row.run_id)
-            if error is None and existing is None and not born_at_once:
-                self._admit(run, event)
-            if not born.done():
-                if error is None:
-                    born.set_result(existing)
-                else:
-                    born.set_exception(error)
+            if error is None:
+                for run, event in births:
+                    if run.run_id not in write.existing:
+                        self._admit(run, event)
+            self._loader.release(reserved)
+            settle(told, error)
 
-        write = Write(done=done, runs=[row], events=[RunEvent(row.pk, row.run_id, event)])
-        if born_at_once:
-            run.birth = write  # submitted with the first activation, or with the parking
-            self._loader.admit(run, event)
-        else:
-            self._journal.submit(write)
-        return born
+        write = Write(
+            done=done,
+            runs=[run.row for run, _ in births],
+            events=[RunEvent(run.row.pk, run.run_id, event) for run, event in births],
+        )
+        self._journal.submit(write)
+        await told
+        return write.existing
 
     def _admit(self, run: HotRun, event: Event) -> None:
         due_now = run.row.wake_at is not None and run.row.wake_at <= self._clock.wall_us()
@@ -91,6 +107,10 @@ class Births:
             self._loader.admit(run, event)
         else:
             self._recovery.leave_behind(run.row.wake_at)
+
+    def _birth(self, spec: RunSpec) -> tuple[HotRun, Event]:
+        row, event = self._rows(spec)
+        return HotRun(row, spec.definition), event
 
     def _rows(self, spec: RunSpec) -> tuple[RunRow, Event]:
         options, now = spec.options, self._clock.wall_us()

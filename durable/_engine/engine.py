@@ -81,6 +81,7 @@ class Engine:
         self._executor = Executor(
             self, payloads, clock, loop,
             threads_max=options.threads_max, processes_max=options.processes_max, runtime=runtime,
+            fences=journal.fences,
         )  # fmt: skip
         self._activation = Activation(self, journal, self._executor, self._timers, clock)
         self.scheduler = Scheduler(
@@ -280,6 +281,10 @@ class Engine:
             raise RuntimeClosedError(
                 f"the runtime of {self.journal.path} is closed: open it again to go on"
             )
+
+    def stop(self) -> None:
+        """Begin no further attempts; what running ones cannot do any more is not their fault."""
+        self._executor.stop()
 
     async def close(self, *, drain: bool = True) -> None:
         """Stop in order: drain attempts up to the deadline, park, close the journal.

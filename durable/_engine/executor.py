@@ -9,6 +9,7 @@ Retries are decided here, from the step's options and the failures on record.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import threading
 from collections import deque
@@ -24,15 +25,19 @@ from durable._base.clock import Clock, Timer
 from durable._engine.hot import HotRun
 from durable._engine.payloads import EnginePayloads, immutable
 from durable._engine.processes import ProcessPool
-from durable._engine.retries import misfit, next_attempt_at, raisable, too_long
+from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.threads import ThreadPool, Ticket
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
 from durable._replay.events import EventKind
 from durable._replay.script import UNDECODED, Inbound
-from durable.errors import PayloadDecodeError
+from durable.errors import JournalError, PayloadDecodeError, RuntimeClosedError
 
 # How long a cancelled step may go on before nobody waits for it any more.
 STRAY_SECONDS = 1.0
+# When to make an attempt again that the journal's disk has cut short.
+PUT_OFF_SECONDS = 1.0
+
+logger = logging.getLogger("durable")
 
 
 class Outcomes(Protocol):
@@ -62,12 +67,15 @@ class Attempt:
     """One running attempt. `forget` makes its outcome meaningless."""
 
     __slots__ = (
-        "began_us", "forgotten", "number", "run", "runtime", "settings", "step", "task",
+        "began_us", "fences", "forgotten", "number", "run", "runtime", "settings", "step", "task",
         "ticket", "timeout",
     )  # fmt: skip
 
-    def __init__(self, run: HotRun, step: OpenStep, runtime: object, began_us: int) -> None:
+    def __init__(
+        self, run: HotRun, step: OpenStep, runtime: object, began_us: int, fences: int
+    ) -> None:
         self.run = run
+        self.fences = fences
         self.step = step
         self.settings = cast("Step[..., Any]", step.step).settings
         self.runtime = runtime
@@ -105,6 +113,7 @@ class Executor:
 
     Args:
         runtime: what `start` inside a step uses; passed through, never looked at.
+        fences: returns how often the journal's disk has failed so far.
     """
 
     def __init__(
@@ -117,6 +126,7 @@ class Executor:
         threads_max: int,
         processes_max: int | None,
         runtime: object,
+        fences: Callable[[], int],
     ) -> None:
         self._outcomes = outcomes
         self._payloads = payloads
@@ -125,6 +135,7 @@ class Executor:
         self._runtime = runtime
         self._threads = ThreadPool(threads_max)
         self._processes = ProcessPool(processes_max)
+        self._fences = fences
         self._limits: dict[str, _Limit] = {}
         self._running: set[Attempt] = set()
         self._stopped = False
@@ -152,7 +163,7 @@ class Executor:
         self._begin(run, step, made)
 
     def _begin(self, run: HotRun, step: OpenStep, made: Step[..., Any]) -> None:
-        attempt = Attempt(run, step, self._runtime, self._clock.wall_us())
+        attempt = Attempt(run, step, self._runtime, self._clock.wall_us(), self._fences())
         run.attempts[step.seq] = attempt
         self._running.add(attempt)
         try:
@@ -283,6 +294,8 @@ class Executor:
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         if not self._forget(attempt):
             return
+        if self._is_ours(attempt, error):
+            return self._put_off(attempt, error)
         error = raisable(error)
         step = cast("Step[..., Any]", attempt.step.step)
         failures = attempt.step.failures + 1
@@ -295,6 +308,22 @@ class Executor:
             attempt.run,
             Inbound(EventKind.STEP_RETRYING, attempt.step.seq, FAILED_ATTEMPT, retry_at, payload),
         )
+
+    def _is_ours(self, attempt: Attempt, error: BaseException) -> bool:
+        """Tell whether the attempt failed because this runtime stops or its disk failed."""
+        kinds = [type(each) for each in origins(error)]
+        if self._stopped and RuntimeClosedError in kinds:
+            return True
+        failed_meanwhile = self._fences() != attempt.fences
+        return failed_meanwhile and any(issubclass(kind, JournalError) for kind in kinds)
+
+    def _put_off(self, attempt: Attempt, error: BaseException) -> None:
+        """Make the same attempt again later: what cut it off says nothing about the step."""
+        run, step = attempt.run, attempt.step
+        if not self._stopped:
+            logger.warning("step %s will be tried again: %s", step.step.name, error)
+            again = partial(self.dispatch, run, step)
+            self._clock.call_later(self._loop, PUT_OFF_SECONDS, again)
 
     def _give_up(self, attempt: Attempt, error: BaseException) -> None:
         payload = self._payloads.encode_error(error)

@@ -19,14 +19,14 @@ from durable._authoring.context import WorkflowMetadata
 from durable._authoring.primitives import from_us
 from durable._base.clock import Clock
 from durable._engine.activation import DEADLINE, Activation, Host
-from durable._engine.hot import HotRun, Main
+from durable._engine.hot import HotRun, Main, settle
 from durable._engine.payloads import EnginePayloads
 from durable._engine.scheduler import Scheduler
 from durable._engine.suspects import Suspects
 from durable._engine.timers import Timers
 from durable._journal.attributes import decode_attributes
 from durable._journal.journal import Journal
-from durable._journal.records import RunRow
+from durable._journal.records import BLOCKED, FINISHED, RunRow
 from durable._replay.body import INTERRUPTED, PARKED, Body
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
@@ -73,6 +73,8 @@ class Loader:
 
         Parks it when its workflow is unknown here.
         """
+        if self._scheduler.get(run.run_id) is not None:
+            return
         self._scheduler.add(run)
         if self._give_body(run, [created]):
             assert run.body is not None
@@ -111,14 +113,29 @@ class Loader:
         Args:
             resumed: it was parked, so nothing of it was running when the last process ended.
         """
-        run = self._scheduler.get(row.run_id)
-        if run is None:
-            await self._load(row, resumed)
-            run = self._scheduler.get(row.run_id)
-        elif run.loading:
-            await asyncio.shield(self._loads[row.run_id])
-            run = self._scheduler.get(row.run_id)
+        while (run := self._scheduler.get(row.run_id)) is None or run.loading:
+            busy = self._loads.get(row.run_id)
+            if busy is None:
+                await self._load(row, resumed)
+                return self._scheduler.get(row.run_id)
+            await asyncio.shield(busy)
+            fresh = await self._journal.reader.run_by_pk(row.pk)
+            if fresh is None or fresh.status in (BLOCKED, *FINISHED):
+                return self._scheduler.get(row.run_id)
+            row = fresh
         return run
+
+    def reserve(self, run_ids: Sequence[str]) -> list[str]:
+        """Keep runs that are about to be recorded from being loaded; return which."""
+        free = [i for i in run_ids if i not in self._loads and self._scheduler.get(i) is None]
+        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loads.update(dict.fromkeys(free, recorded))
+        return free
+
+    def release(self, reserved: Sequence[str]) -> None:
+        """Undo `reserve`, once the runs are in memory or known not to be."""
+        for run_id in reserved:
+            settle(self._loads.pop(run_id), None)
 
     async def _load(self, row: RunRow, resumed: bool) -> None:
         run = HotRun(row)

@@ -75,9 +75,7 @@ def is_call_error(step: Step[..., Any], error: BaseException) -> bool:
     return isinstance(error, TypeError) and ours  # raised before the step's first line
 
 
-def misfit(
-    step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> TypeError | None:
+def misfit(step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TypeError | None:
     """Return what is wrong with the arguments of a step, as far as its signature tells."""
     try:
         inspect.signature(step.fn).bind(*args, **kwargs)
@@ -91,7 +89,9 @@ def misfit(
 def too_long(step: Step[..., Any]) -> StepTimeoutError:
     """Return the error of an attempt that was not done in time."""
     limit = step.settings.timeout
-    return StepTimeoutError(f"an attempt of step {step.name} took longer than its timeout, {limit} s")
+    return StepTimeoutError(
+        f"an attempt of step {step.name} took longer than its timeout, {limit} s"
+    )
 
 
 def raisable(error: BaseException) -> BaseException:
@@ -101,3 +101,13 @@ def raisable(error: BaseException) -> BaseException:
     wrapped = RuntimeError("step raised StopIteration")  # as a coroutine that raises it does
     wrapped.__cause__ = error
     return wrapped.with_traceback(error.__traceback__)
+
+
+def origins(error: BaseException) -> list[BaseException]:
+    """Return `error` and what led to it, its causes and contexts."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    return chain

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from durable._base.clock import Clock
 from durable._journal.database import Boot, finish, prepare
 from durable._journal.driver import Driver, DriverFactory, ThreadDriver
-from durable._journal.faults import translate
+from durable._journal.faults import UnknownOutcomeError, translate
 from durable._journal.files import JournalFiles
 from durable._journal.reader import Reader
 from durable._journal.records import Write
@@ -106,6 +106,10 @@ class Journal:
         journal = cls(files, reader, codec, opened)
         journal.clean = journal.clean or went_down
         return journal
+
+    def fences(self) -> int:
+        """Return how often the disk has failed so far."""
+        return 0 if self.writer is None else self.writer.fences
 
     def next_pk(self) -> int:
         """Return a key for a new run; keys are never used twice while the journal is open."""
@@ -207,7 +211,7 @@ class _Owner:
             now = clock.wall_us()
             boot = await driver.call(partial(_prepare, files, durability, now))
             await reader.open()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnknownOutcomeError) as error:
             driver.abandon()
             raise translate(error, files.path, "opening") from error
         except BaseException:

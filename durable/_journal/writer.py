@@ -67,6 +67,7 @@ class Writer:
 
     Attributes:
         paused: why nothing is being written at present, or None.
+        fences: how often the disk has failed so far.
         commits: batches made durable so far.
     """
 
@@ -94,6 +95,7 @@ class Writer:
         self._busy = False  # a batch or a chore is in flight, or the writer is fenced
         self._delivering = False
         self._closed = False
+        self.fences = 0
         self._faults = 0  # in a row
         self._fault: BaseException = RuntimeError()  # the newest of them
         self._limbo: list[Write] = []
@@ -276,6 +278,7 @@ class Writer:
         self._broken(error)
 
     def _broken(self, error: BaseException) -> None:
+        self.fences += 1
         self._faults += 1
         self._fault = error
         reason = str(translate(error, self._files.path, "writing to"))

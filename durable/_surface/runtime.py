@@ -243,6 +243,8 @@ class Runtime:
         if self._loop is None or self._pid != os.getpid():
             return  # never opened, or by the process that we were forked from
         if self._closing is None:
+            if self._engine is not None:
+                self._engine.stop()  # before steps can meet a closed runtime
             self._closed = True
             current.closed(self, self._loop)
             endings.forget(self)
@@ -310,9 +312,8 @@ class Runtime:
         error = changing.exception()
         if error is None:
             self._retry_seconds = _RETRY_SECONDS
-        elif (
-            self._opened and self._loop is not None and not self._closed
-        ):  # else `open` tells its caller
+        elif self._opened and not self._closed:  # else `open` tells its caller
+            assert self._loop is not None
             logger.warning("the journal %s has no owner for us: %s", self.path, error)
             self._clock.call_later(self._loop, self._retry_seconds, self._retry)
             self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS_MAX)

@@ -19,6 +19,8 @@ from durable import sleep, step
 # Who ran a `finally`: on replay, nobody may.
 RAN: list[str] = []
 
+MINUTE = 60.0
+
 Main = Callable[[], Coroutine[Any, Any, Any]]
 
 
@@ -260,7 +262,7 @@ async def sleep_added() -> object:
     try:
         receipt = await charge(42)
         await sleep(60)
-        await asyncio.sleep(1)  # here
+        await asyncio.sleep(MINUTE)  # here
         return await rest(receipt)
     finally:
         RAN.append("mutant")
@@ -427,7 +429,7 @@ async def logs_and_computes() -> list[str]:
 async def moved_into_functions_and_tasks() -> list[str]:
     async def begin() -> str:
         receipt = await charge(42)
-        await asyncio.sleep(60)
+        await asyncio.sleep(MINUTE)
         return receipt
 
     receipt = await asyncio.create_task(begin())

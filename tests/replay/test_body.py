@@ -9,7 +9,7 @@ from durable._replay.body import FAILED_ATTEMPT, INTERRUPTED, PARKED
 from durable._replay.events import EventKind
 from durable._replay.script import Inbound
 from tests.replay.rig import START_US, World, new_body, replay
-from tests.replay.zoo import fetch
+from tests.replay.zoo_steps import fetch
 
 
 async def two_sleeps() -> object:

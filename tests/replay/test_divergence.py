@@ -9,6 +9,7 @@ import pickle
 
 import pytest
 
+from durable import sleep
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
 from durable.errors import NondeterminismError
@@ -81,7 +82,7 @@ def test_wait_that_was_changed_ends_when_it_was_recorded_to_end(recording: Recor
 
     async def changed() -> None:
         await charge(42)
-        await asyncio.sleep(90)
+        await sleep(90)
 
     body = replay(changed, recording, until=5)
     assert body.script.divergence is None
@@ -116,13 +117,13 @@ def test_step_that_was_removed_from_the_code_is_named(recording: Recording) -> N
 def test_divergence_at_a_cancellation_names_the_line_of_the_body() -> None:
     """The request comes from the host, whose lines are not to blame."""
 
-    async def recorded() -> None:
+    async def recorded_body() -> None:
         await asyncio.sleep(5)
 
     async def changed() -> None:
         await charge(1)
 
-    world = World(recorded)
+    world = World(recorded_body)
     world.turn(Inbound(EventKind.RUN_STARTED))
     *history, wait = world.recording.history
     payload = pickle.dumps(((1,), {}))
@@ -145,7 +146,7 @@ def test_no_other_task_of_a_diverged_body_runs_on(recording: Recording) -> None:
         await asyncio.gather(pack("cup"), goes_on())
 
     async def wait_differs() -> None:
-        await asyncio.gather(asyncio.sleep(5), goes_on())
+        await asyncio.gather(sleep(5), goes_on())
 
     for changed in (step_differs, wait_differs):
         body = replay(changed, recording)

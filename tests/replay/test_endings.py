@@ -15,7 +15,7 @@ from durable._replay.body import WOKEN
 from durable._replay.events import EventKind
 from durable._replay.script import Inbound
 from tests.replay.rig import START_US, Main, World, check_replays, perform, replay
-from tests.replay.zoo import broken, clean_up, fetch
+from tests.replay.zoo_steps import broken, clean_up, fetch
 
 
 def start(main: Main) -> World:

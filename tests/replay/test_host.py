@@ -15,7 +15,8 @@ from durable import sleep
 from durable._replay.events import EventKind
 from durable._replay.script import Inbound
 from tests.replay.rig import World, check_replays
-from tests.replay.zoo import ZOO, clean_up, fetch
+from tests.replay.zoo import ZOO
+from tests.replay.zoo_steps import clean_up, fetch
 
 RAN: list[str] = []
 

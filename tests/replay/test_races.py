@@ -9,7 +9,7 @@ from typing import Any
 
 from durable import sleep
 from tests.replay.rig import check_replays, perform
-from tests.replay.zoo import broken, clean_up, fetch
+from tests.replay.zoo_steps import broken, clean_up, fetch
 
 RUNS = 200
 

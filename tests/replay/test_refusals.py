@@ -32,7 +32,7 @@ import pytest
 from durable import sleep
 from durable.errors import DurationError
 from tests.replay.rig import Recording, check_replays, perform
-from tests.replay.zoo import fetch
+from tests.replay.zoo_steps import fetch
 
 
 def attempt(call: Callable[[], Any]) -> Recording:
@@ -128,7 +128,7 @@ def test_file_socket_process_or_thread_is_refused(name: str) -> None:
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="time.sleep is announced from 3.13 on")
 def test_blocking_sleep_is_refused_where_the_interpreter_announces_it() -> None:
     """`time.sleep` stops the whole host; the message leads to a step."""
-    assert "time.sleep" in refusal(lambda: time.sleep(0))
+    assert "time.sleep" in refusal(lambda: time.sleep(0))  # sleeps: it is refused
 
 
 def test_open_says_which_file() -> None:
