@@ -87,7 +87,8 @@ class Births:
         def done(error: BaseException | None) -> None:
             if error is None:
                 for run, event in births:
-                    if run.run_id not in write.existing:
+                    found = write.existing.get(run.run_id)
+                    if found is None or found.pk == run.row.pk:
                         self._admit(run, event)
             self._loader.release(reserved)
             settle(told, error)

@@ -127,7 +127,8 @@ class Loader:
 
     def reserve(self, run_ids: Sequence[str]) -> list[str]:
         """Keep runs that are about to be recorded from being loaded; return which."""
-        free = [i for i in run_ids if i not in self._loads and self._scheduler.get(i) is None]
+        wanted = dict.fromkeys(run_ids)  # a batch may name one id several times
+        free = [i for i in wanted if i not in self._loads and self._scheduler.get(i) is None]
         recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loads.update(dict.fromkeys(free, recorded))
         return free

@@ -234,6 +234,8 @@ class _Connection:
             _log.warning("a control connection was dropped: %s", error)
         except OSError as error:
             _log.debug("a control connection broke: %s", error)
+            if self._writer is not None:
+                await sockets.note_break(self._writer)
 
     def drop(self, spared: asyncio.Task[object] | None) -> None:
         """Cancel the requests but one and close; what was not sent yet is lost."""

@@ -155,6 +155,8 @@ class ControlClient:
             while (frame := await read_frame(reader, limit=self._frame_bytes_max)) is not None:
                 self._receive(frame)
         except (FrameError, OSError) as error:
+            assert self._writer is not None
+            await sockets.note_break(self._writer)
             return f"the connection to the owner of the journal broke: {error}"
         return "the owner of the journal has ended"
 

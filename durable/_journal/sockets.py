@@ -116,6 +116,13 @@ def abort(peer: socket.socket, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def note_break(writer: asyncio.StreamWriter) -> None:
+    """Close a connection that broke, and take note of its error; asyncio reports it else."""
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 def close(peer: socket.socket) -> None:
     """Close a socket and forget that it was guarded against forks."""
     if peer.fileno() >= 0:

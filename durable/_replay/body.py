@@ -32,21 +32,6 @@ WOKEN = "woken"
 INTERRUPTED, PARKED, FAILED_ATTEMPT = "interrupted", "parked", "failed"
 
 
-class StepFuture(BodyFuture):
-    """The outcome of a step as the body awaits it; cancelling it gives the step up."""
-
-    __slots__ = ("_body", "_seq")
-    _body: Body
-    _seq: int
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Give the step up: its outcome will not be taken any more."""
-        if not super().cancel(msg):
-            return False
-        self._body.give_up(self._seq)
-        return True
-
-
 class OpenStep:
     """A step without an outcome. `payload` holds its encoded arguments."""
 
@@ -188,10 +173,6 @@ class Body:
             return max(now, self.waits[item.ref].due)
         return now
 
-    def terminate(self, kind: EventKind, payload: bytes | None) -> None:
-        """End the run without asking the body; its code does not run any more."""
-        self._end(kind, payload)
-
     def abandon(self) -> None:
         """Drop the body as it stands, without running its `finally` blocks."""
         self.loop.halt()
@@ -229,8 +210,7 @@ class Body:
             self._finish(self._task)
 
     def _take_retry(self, event: Event, value: object) -> None:
-        step = self.steps.get(event.ref)
-        if step is not None:
+        if (step := self.steps.get(event.ref)) is not None:
             step.note(event)
 
     def _take_start(self, event: Event, value: object) -> None:
@@ -298,7 +278,7 @@ class Body:
         if not self.script.replaying:
             if kind == EventKind.RUN_COMPLETED:
                 self.result = task.result()
-            return self._end(kind, payload)
+            return self.terminate(kind, payload)
         recorded = self.script.recorded_end()
         if recorded is not None and recorded.kind == kind:
             self.outcome = recorded
@@ -310,10 +290,7 @@ class Body:
         self.terminate(*cancelled_ending(request, self._payloads))
 
     def _cancel_leftovers(self) -> None:
-        leftovers = self.loop.live_tasks()
-        if not leftovers:
-            return
-        for task in list(leftovers):
+        for task in list(self.loop.live_tasks()):
             if not self.script.replaying:
                 logger.warning(
                     "run %s returned while %s was still waiting at %s: it is cancelled; "
@@ -323,7 +300,8 @@ class Body:
             task.cancel()
         self.loop.drain()
 
-    def _end(self, kind: EventKind, payload: bytes | None) -> None:
+    def terminate(self, kind: EventKind, payload: bytes | None) -> None:
+        """End the run without asking the body; its code does not run any more."""
         for seq in list(self.steps):
             self.give_up(seq)
         self.ended.extend(self.waits.values())
@@ -346,16 +324,13 @@ class Body:
         script = self.script
         # On replay too: what was refused then must be refused now.
         payload = self._payloads.encode_call(args, kwargs)
-        future = StepFuture(loop=self.loop)
-        future._order = self.loop.next_order()
-        future._body = self
+        future = self.loop.create_step_future()
         event = script.issue(EventKind.STEP_CREATED, step.name, payload=payload)
         if event is None:
-            future._seq = 0
             self.loop.halt()
             return future
         assert event.payload is not None
-        future._seq = event.seq
+        future.seq = event.seq
         opened = self.steps[event.seq] = OpenStep(event.seq, step, future, event.payload)
         if not script.replaying:
             self.created.append(opened)

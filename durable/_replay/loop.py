@@ -41,7 +41,7 @@ _sleep_callback = asyncio.futures._set_result_unless_cancelled  # type: ignore[a
 
 
 class Timers(Protocol):
-    """What the loop asks of its body: durable waits and the journal's time."""
+    """What the loop asks of its body: durable waits, given-up steps, the journal's time."""
 
     def now(self) -> float:
         """Journal time in seconds since the run was created."""
@@ -51,6 +51,9 @@ class Timers(Protocol):
 
     def disarm(self, handle: Timer) -> None:
         """Forget the wait behind a cancelled `handle`."""
+
+    def give_up(self, seq: int) -> None:
+        """Take note that the outcome of the step `seq` is not awaited any more."""
 
 
 class Timer(asyncio.TimerHandle):
@@ -85,6 +88,25 @@ class BodyFuture(asyncio.Future[Any]):
 
     def __hash__(self) -> int:
         return self._order
+
+
+class StepFuture(BodyFuture):
+    """The outcome of a step as the body awaits it; cancelling it gives the step up.
+
+    `seq` is the step's number in the history, 0 when it has none.
+    """
+
+    __slots__ = ("seq",)
+    seq: int
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Give the step up: its outcome will not be taken any more."""
+        if not super().cancel(msg):
+            return False
+        loop = self.get_loop()
+        assert isinstance(loop, BodyLoop)
+        loop._timers.give_up(self.seq)
+        return True
 
 
 class BodyTask(asyncio.Task[Any]):
@@ -211,15 +233,19 @@ class BodyLoop(asyncio.AbstractEventLoop):
         """Return journal time: seconds since the run was created."""
         return self._timers.now()
 
-    def next_order(self) -> int:
-        """Return the next hash for a task or future."""
-        self._order += 1
-        return self._order
-
     def create_future(self) -> BodyFuture:
         """Return a new future of this loop."""
+        self._order += 1
         future = BodyFuture(loop=self)
-        future._order = self.next_order()
+        future._order = self._order
+        return future
+
+    def create_step_future(self) -> StepFuture:
+        """Return a new future for the outcome of a step."""
+        self._order += 1
+        future = StepFuture(loop=self)
+        future._order = self._order
+        future.seq = 0
         return future
 
     def create_task(  # type: ignore[override]

@@ -18,10 +18,12 @@ _tasks: Any = asyncio.tasks
 
 ENSURE_FUTURE: CodeType = getattr(_tasks, "_ensure_future", _tasks.ensure_future).__code__
 
-# The frames that make the set, and the name of the argument in them, by Python version.
-_MAKERS: dict[CodeType, str] = {_tasks.as_completed.__code__: "fs"}
-if hasattr(_tasks, "_AsCompletedIterator"):
-    _MAKERS[_tasks._AsCompletedIterator.__init__.__code__] = "aws"
+# The code that makes the set, and the name of the argument in its frame.
+_MAKER: CodeType = _tasks.as_completed.__code__
+_GIVEN = "fs"
+if hasattr(_tasks, "_AsCompletedIterator"):  # from CPython 3.13 on
+    _MAKER = _tasks._AsCompletedIterator.__init__.__code__
+    _GIVEN = "aws"
 _FRAMES_BETWEEN_MAX = 3
 
 
@@ -39,8 +41,8 @@ def siblings(
     for _ in range(_FRAMES_BETWEEN_MAX):
         if frame is None:
             break
-        if frame.f_code in _MAKERS:
-            return _in_order(frame.f_locals[_MAKERS[frame.f_code]], coro)
+        if frame.f_code is _MAKER:
+            return _in_order(frame.f_locals[_GIVEN], coro)
         frame = frame.f_back
     return []
 

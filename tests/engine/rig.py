@@ -13,14 +13,18 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from durable import Backoff, Run, Runtime
 from durable._authoring import registry
 from durable._journal.driver import InlineDriver
 from durable._surface import current
+from durable.errors import WorkflowRunCancelledError
 from durable.testing import VirtualClock, settle
 
 WAIT = 10.0  # seconds until a test gives up
 AT_ONCE = Backoff(initial=0, max=0)
+ENDS = {"run_completed", "run_failed", "run_cancelled"}
 EVEN = Backoff(initial=10, factor=1, max=10, jitter=0)
 
 
@@ -137,3 +141,14 @@ def without_workflow(definition: Any) -> Iterator[None]:
         yield
     finally:
         registry.register_workflow(found)
+
+
+async def assert_cancelled(run: Run[Any], reason: str | None = None) -> None:
+    """The run ended as cancelled, once, with this reason."""
+    with pytest.raises(WorkflowRunCancelledError) as cancelled:
+        await run.result(5)
+    assert cancelled.value.reason == reason
+    assert await run.status() == "cancelled"
+    shown = await kinds(run)
+    assert [kind for kind in shown if kind in ENDS] == ["run_cancelled"]
+    assert shown[-1] == "run_cancelled"

@@ -63,7 +63,7 @@ async def bystander() -> str:
     return await note("undisturbed")
 
 
-# --- missing code -----------------------------------------------------------------------
+# --- missing code ---------------------------------------------------------------------
 
 
 async def test_run_of_an_unknown_workflow_waits_for_it_and_goes_on_by_itself(
@@ -150,7 +150,7 @@ async def test_missing_step_is_named_and_the_run_goes_on_once_it_is_defined(
         assert await rt.get_run(run_id).result() == "lost and found"
 
 
-# --- divergence --------------------------------------------------------------------------
+# --- divergence -----------------------------------------------------------------------
 
 
 async def _two_notes() -> str:
@@ -279,7 +279,7 @@ async def test_parameters_that_do_not_fit_any_more_park_the_run_and_no_other(
         assert [await run.result() for run in again] == ["x", "x"]
 
 
-# --- data ----------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------
 
 
 class Moved:

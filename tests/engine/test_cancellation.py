@@ -5,42 +5,25 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from durable import Run, Runtime, sleep, step, workflow
+from durable import sleep, step, workflow
 from durable.errors import (
-    WorkflowRunBlockedError,
-    WorkflowRunCancelledError,
     WorkflowRunFailedError,
-    WorkflowRunNotFoundError,
 )
 from durable.testing import VirtualClock, settle
 from tests.engine.rig import (
     AT_ONCE,
     EVEN,
+    assert_cancelled,
     crashing,
     kinds,
     messages,
     opened,
     quiet,
     until,
-    without_workflow,
 )
-
-ENDS = {"run_completed", "run_failed", "run_cancelled"}
-
-
-async def assert_cancelled(run: Run[Any], reason: str | None = None) -> None:
-    """The run ended as cancelled, once, with this reason."""
-    with pytest.raises(WorkflowRunCancelledError) as cancelled:
-        await run.result(5)
-    assert cancelled.value.reason == reason
-    assert await run.status() == "cancelled"
-    shown = await kinds(run)
-    assert [kind for kind in shown if kind in ENDS] == ["run_cancelled"]
-    assert shown[-1] == "run_cancelled"
 
 
 @step
@@ -49,7 +32,7 @@ async def clean_up(log: str) -> str:
     return f"cleaned {log}"
 
 
-# --- where it reaches a run ---------------------------------------------------------------
+# --- where it reaches a run -----------------------------------------------------------
 
 
 @workflow
@@ -202,7 +185,7 @@ async def test_step_between_two_attempts_is_not_tried_again(
     assert ran == [1]
 
 
-# --- what the run may still do -----------------------------------------------------------------
+# --- what the run may still do --------------------------------------------------------
 
 
 async def test_finally_may_run_steps_and_waits(
@@ -387,7 +370,7 @@ async def test_all_branches_of_a_task_group_are_cancelled(journal_path: Path) ->
     assert seen == ["cleaned a", "cleaned b"]
 
 
-# --- restarts ---------------------------------------------------------------------------------
+# --- restarts -------------------------------------------------------------------------
 
 
 async def test_cancellation_survives_a_crash_in_the_middle_of_the_clean_up(
@@ -427,89 +410,3 @@ async def test_cancellation_survives_a_crash_in_the_middle_of_the_clean_up(
         await quiet(rt)
         await assert_cancelled(rt.get_run(runs[1].run_id), "why")
     assert ran == ["one", "one", "two"]
-
-
-# --- one end wins ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("turns", range(8))
-async def test_cancel_and_completion_race_to_one_end(journal_path: Path, turns: int) -> None:
-    """Whoever comes first; the loser changes nothing."""
-    gate = asyncio.Event()
-
-    @step
-    async def gated() -> str:
-        await gate.wait()
-        return "value"
-
-    @workflow
-    async def flow() -> str:
-        return await gated()
-
-    async with opened(journal_path) as rt:
-        run = await rt.start(flow)
-        await settle(20)
-        gate.set()
-        await settle(turns)
-        await asyncio.gather(run.cancel(), run.cancel())
-        await _assert_one_end(rt, run)
-
-
-async def _assert_one_end(rt: Runtime, run: Run[Any]) -> None:
-    try:
-        await run.result(5)
-    except WorkflowRunCancelledError:
-        pass
-    await quiet(rt)
-    shown = await kinds(run)
-    assert len([kind for kind in shown if kind in ENDS]) == 1
-    assert shown[-1] in ENDS
-    assert f"run_{await run.status()}" == shown[-1]
-
-
-async def test_cancelling_a_finished_run_changes_nothing(journal_path: Path) -> None:
-    """In memory or long gone from it."""
-
-    @workflow
-    async def flow() -> int:
-        return 1
-
-    async with opened(journal_path) as rt:
-        run = await rt.start(flow)
-        await run.result()
-        before = await run.events()
-        await run.cancel("late")
-        assert await run.events() == before
-        assert await run.result() == 1
-
-
-async def test_cancelling_an_unknown_run_says_so(journal_path: Path) -> None:
-    """The id is named."""
-    async with opened(journal_path) as rt:
-        with pytest.raises(WorkflowRunNotFoundError, match="nobody"):
-            await rt.get_run("nobody").cancel()
-
-
-async def test_blocked_run_is_cancelled_without_its_code(
-    journal_path: Path, virtual_clock: VirtualClock
-) -> None:
-    """Even if asked twice at the same moment, and together with a resume."""
-    async with opened(journal_path, virtual_clock) as rt:
-        runs = [await rt.start(sleeper) for _ in range(2)]
-        await quiet(rt)
-    with without_workflow(sleeper):
-        async with opened(journal_path, virtual_clock) as rt:
-            virtual_clock.suspend(2000)
-            await virtual_clock.advance(1)
-            await quiet(rt)
-            first, second = [rt.get_run(run.run_id) for run in runs]
-            for run in (first, second):
-                with pytest.raises(WorkflowRunBlockedError):
-                    await run.result()
-            await asyncio.gather(first.cancel("a"), first.cancel("b"), first.resume())
-            await assert_cancelled(first, "a")
-            await second.cancel()
-            await assert_cancelled(second)
-    async with opened(journal_path, virtual_clock) as rt:
-        await quiet(rt)
-        assert await rt.get_run(runs[0].run_id).status() == "cancelled"

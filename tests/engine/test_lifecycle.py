@@ -55,7 +55,7 @@ async def sleeper() -> None:
     await sleep(1000)
 
 
-# --- closing --------------------------------------------------------------------------------
+# --- closing --------------------------------------------------------------------------
 
 
 async def test_closing_twice_is_fine(journal_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_step_that_outlives_its_runtime_cannot_start_runs(journal_path: Pa
     assert isinstance(said[0], RuntimeClosedError)
 
 
-# --- several ----------------------------------------------------------------------------------
+# --- several --------------------------------------------------------------------------
 
 
 async def test_two_journals_in_one_loop_do_not_meet(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_journal_can_be_opened_in_one_loop_after_another(journal_path: Path) -> 
     assert [asyncio.run(main(n)) for n in range(3)] == [[0, 1], [1, 2], [2, 3]]
 
 
-# --- reports ------------------------------------------------------------------------------------
+# --- reports --------------------------------------------------------------------------
 
 
 async def test_body_that_blocks_its_loop_is_reported_with_its_stack(
@@ -310,7 +310,7 @@ async def test_log_of_a_body_is_silent_while_it_replays(
     assert records[1].step_id == f"{run.run_id}:3"  # type: ignore[attr-defined]
 
 
-# --- what it contains -------------------------------------------------------------------------------
+# --- what it contains -----------------------------------------------------------------
 
 
 class BrokenCodec(Codec):

@@ -35,7 +35,7 @@ async def sleeper(seconds: float) -> float:
     return now().timestamp()
 
 
-# --- statements -------------------------------------------------------------------------
+# --- statements -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [0, 1, 20])
@@ -111,7 +111,7 @@ async def test_runtime_without_runs_arms_no_timer(
         assert virtual_clock.pending == 0
 
 
-# --- memory -----------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------
 
 
 async def test_idle_runs_leave_memory_beyond_the_cap_and_come_back_when_due(
@@ -213,7 +213,7 @@ async def _all_started(runs: Any) -> bool:
     return all([await run.status() == "running" for run in runs])
 
 
-# --- ten thousand ------------------------------------------------------------------------------
+# --- ten thousand ---------------------------------------------------------------------
 
 
 SLEEPERS = 10_000
@@ -227,10 +227,7 @@ async def record_sleepers(rt: Runtime, clock: VirtualClock) -> list[str]:
     for n, payload in enumerate(payloads):
         pk, run_id, due = rt.journal.next_pk(), f"sleeper-{n}", now_us + (n + 1) * 1_000_000
         write.runs.append(
-            RunRow(
-                pk, run_id, sleeper.name, RUNNING, now_us, now_us, None, due, None, None, None,
-                None, None, None, None, None, 1,
-            )  # fmt: skip
+            RunRow(pk, run_id, sleeper.name, RUNNING, now_us, now_us, None, due, *[None] * 8, 1)
         )
         events = [
             Event(1, EventKind.RUN_CREATED, 0, sleeper.name, now_us, None, payload),
@@ -267,7 +264,7 @@ async def test_ten_thousand_sleeping_runs_are_opened_without_loading_them(
         assert await (await rt.start(sleeper, 0)).result() > start  # new work is not starved
 
 
-# --- retention ------------------------------------------------------------------------------------
+# --- retention ------------------------------------------------------------------------
 
 
 async def test_finished_runs_are_deleted_after_their_retention(

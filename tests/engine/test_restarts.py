@@ -193,7 +193,7 @@ async def test_parallel_work_goes_on_where_each_branch_was(
         return "slow"
 
     async def branch() -> str:
-        await asyncio.sleep(50)
+        await sleep(50)
         return await quick("late")
 
     @workflow
@@ -350,7 +350,11 @@ async def test_journal_of_a_finished_run_answers_after_any_restart(
         events = await run.events()
     async with opened(journal_path, virtual_clock) as rt:
         again = rt.get_run(run.run_id)
-        assert [await again.status(), await again.started_at(), await again.completed_at()] == before
+        assert [
+            await again.status(),
+            await again.started_at(),
+            await again.completed_at(),
+        ] == before
         assert await again.events() == events
         assert await again.result() == {"n": 1}
         assert (await kinds(again))[-1] == "run_completed"

@@ -58,7 +58,7 @@ async def other() -> None:
     """Another workflow."""
 
 
-# --- an id of one's own -----------------------------------------------------------------
+# --- an id of one's own ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("when", ["at once", "after its end", "after a restart"])
@@ -130,7 +130,7 @@ async def test_unusable_id_is_refused(run_id: Any) -> None:
         noting.options(run_id=run_id)
 
 
-# --- other options -------------------------------------------------------------------------
+# --- other options --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -183,14 +183,16 @@ async def test_workflow_can_be_started_by_its_name(journal_path: Path) -> None:
             await rt.start("nobody")
 
 
-@pytest.mark.parametrize("options", [{"retries": 3}, {"on_conflict": "ignore"}, {"delay": 1, "at": 2}])
+@pytest.mark.parametrize(
+    "options", [{"retries": 3}, {"on_conflict": "ignore"}, {"delay": 1, "at": 2}]
+)
 def test_unknown_or_contradictory_options_are_refused(options: Any) -> None:
     """With the names of those that exist."""
     with pytest.raises((TypeError, ValueError)):
         noting.options(**options)
 
 
-# --- what is refused -------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------
 
 
 async def plain() -> None:
@@ -276,7 +278,7 @@ async def test_start_many_records_a_batch_in_one_commit(journal_path: Path) -> N
         assert await rt.start_many(noting, []) == []
 
 
-# --- children ----------------------------------------------------------------------------------
+# --- children -------------------------------------------------------------------------
 
 
 @workflow

@@ -131,7 +131,7 @@ async def test_body_gets_the_original_type(journal_path: Path, kind: type[Except
     assert await result_of(journal_path, caller) is True
 
 
-class ErrorWithoutText(Exception):
+class WithoutTextError(Exception):
     """An exception whose own code raises."""
 
     def __str__(self) -> str:
@@ -148,7 +148,7 @@ async def test_exception_whose_own_code_raises_is_recorded_all_the_same(
 
     @step(max_retries=0)
     async def broken() -> None:
-        raise ErrorWithoutText
+        raise WithoutTextError
 
     @workflow
     async def caller() -> str:
@@ -158,7 +158,7 @@ async def test_exception_whose_own_code_raises_is_recorded_all_the_same(
             return error.error_type
         return "nothing"
 
-    assert (await result_of(journal_path, caller)).endswith("ErrorWithoutText")
+    assert (await result_of(journal_path, caller)).endswith("WithoutTextError")
 
 
 async def test_death_of_a_worker_process_fails_the_attempt_only(journal_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import pytest
 
 from durable import Backoff, FatalError, RetryableError, get_step_metadata, step, workflow
-from durable._journal.driver import ThreadDriver
-from durable.errors import StepFailedError, StepTimeoutError, WorkflowRunFailedError
-from durable.testing import VirtualClock, settle
-from tests.engine.rig import AT_ONCE, EVEN, kinds, messages, opened, quiet, result_of, until
+from durable.errors import StepFailedError, WorkflowRunFailedError
+from durable.testing import VirtualClock
+from tests.engine.rig import AT_ONCE, EVEN, kinds, messages, opened, quiet, result_of
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -73,7 +71,7 @@ async def test_step_that_recovers_within_its_retries_succeeds(journal_path: Path
     assert "OutageError" in shown[0].value
 
 
-# --- for which errors --------------------------------------------------------------------
+# --- for which errors -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,7 +147,7 @@ async def test_type_error_of_the_step_itself_is_retried(journal_path: Path, exec
         assert (await kinds(run)).count("step_retrying") == 1
 
 
-# --- when ----------------------------------------------------------------------------------
+# --- when -----------------------------------------------------------------------------
 
 
 async def test_backoff_sets_the_pauses_between_attempts(
@@ -229,238 +227,7 @@ async def test_retryable_error_obeys_max_retries(journal_path: Path) -> None:
     assert len(attempts) == 3
 
 
-# --- limits of time -------------------------------------------------------------------------
-
-
-async def test_async_attempt_is_cancelled_at_its_timeout(
-    journal_path: Path, virtual_clock: VirtualClock
-) -> None:
-    """Each attempt has its own limit; `StepTimeoutError` is retried like any error."""
-    ended = []
-
-    @step(timeout="5s", max_retries=1, backoff=EVEN)
-    async def slow() -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            ended.append(virtual_clock.boot())
-            raise
-
-    async with opened(journal_path, virtual_clock) as rt:
-        run = await rt.start(calling(slow))
-        await quiet_but_running(rt)
-        await virtual_clock.advance(4.9)
-        assert ended == []
-        await virtual_clock.advance(30)
-        assert await run.result() == "StepTimeoutError"
-    assert ended == [5, 20]
-
-
-async def quiet_but_running(rt: Any) -> None:
-    """Yield until attempts are running."""
-    await until(lambda: any(run.attempts for run in rt._engine.scheduler))
-    await settle()
-
-
-async def test_async_attempt_that_resists_cancelling_is_given_up(
-    journal_path: Path, virtual_clock: VirtualClock
-) -> None:
-    """A second after its timeout; its late result is not taken."""
-    gate = asyncio.Event()
-    ended = []
-
-    @step(timeout=5, max_retries=1, backoff=AT_ONCE)
-    async def stubborn() -> str:
-        attempt = get_step_metadata().attempt
-        while attempt == 1 and not gate.is_set():
-            try:
-                await gate.wait()
-            except asyncio.CancelledError:
-                continue
-        ended.append(attempt)
-        return f"attempt {attempt}"
-
-    async with opened(journal_path, virtual_clock) as rt:
-        run = await rt.start(calling(stubborn))
-        await quiet_but_running(rt)
-        await virtual_clock.advance(7)
-        assert await run.result() == "attempt 2"
-        gate.set()
-        await until(lambda: len(ended) == 2)
-        await settle()
-        assert (await kinds(run)).count("step_completed") == 1
-
-
-async def test_timeout_of_the_steps_own_making_is_not_taken_for_ours(journal_path: Path) -> None:
-    """A `TimeoutError` from inside stays what it is."""
-
-    @step(timeout=60, max_retries=0)
-    async def impatient() -> None:
-        async with asyncio.timeout(0):
-            await asyncio.Event().wait()
-
-    assert await result_of(journal_path, calling(impatient)) == "TimeoutError"
-
-
-async def test_thread_attempt_is_abandoned_at_its_timeout_and_its_late_result_dropped(
-    journal_path: Path, virtual_clock: VirtualClock
-) -> None:
-    """The next attempt does not wait for the stuck thread."""
-    gate, late = threading.Event(), threading.Event()
-
-    @step(timeout=5, max_retries=1, backoff=AT_ONCE)
-    def slow() -> str:
-        attempt = get_step_metadata().attempt
-        if attempt == 1:
-            gate.wait(10)
-            late.set()
-        return f"attempt {attempt}"
-
-    async with opened(journal_path, virtual_clock) as rt:
-        run = await rt.start(calling(slow))
-        await quiet_but_running(rt)
-        await virtual_clock.advance(5)
-        assert await run.result() == "attempt 2"
-        gate.set()
-        await until(late.is_set)
-        await settle(50)
-        assert (await kinds(run)).count("step_completed") == 1
-
-
-async def test_process_attempt_is_killed_at_its_timeout(
-    journal_path: Path, virtual_clock: VirtualClock, tmp_path: Path
-) -> None:
-    """The worker is gone, and the next attempt gets another one."""
-    mark = tmp_path / "began"
-
-    @step(timeout=5, max_retries=1, backoff=AT_ONCE, executor="process")
-    def slow(began: str) -> str:
-        import pathlib
-        import threading
-
-        if not pathlib.Path(began).exists():
-            pathlib.Path(began).touch()
-            threading.Event().wait(30)
-        return "second"
-
-    @workflow
-    async def caller() -> str:
-        return await slow(str(mark))
-
-    async with opened(journal_path, virtual_clock) as rt:
-        run = await rt.start(caller)
-        await until(mark.exists)
-        await virtual_clock.advance(5)
-        assert await run.result(20) == "second"
-        assert (await kinds(run)).count("step_retrying") == 1
-
-
-# --- how many at once --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["async", "thread"])
-async def test_no_more_attempts_run_at_once_than_the_concurrency_limit(
-    journal_path: Path, kind: str
-) -> None:
-    """Over all runs of the process; those that wait get their turn, failing ones make room."""
-    now: set[str] = set()
-    most = []
-
-    def enter() -> None:
-        now.add(get_step_metadata().step_id)
-        most.append(len(now))
-
-    def leave() -> None:
-        now.discard(get_step_metadata().step_id)
-        if get_step_metadata().attempt == 1:
-            raise OutageError
-
-    async def on_loop() -> None:
-        enter()
-        for _ in range(5):
-            await asyncio.sleep(0)
-        leave()
-
-    def in_thread() -> None:
-        enter()
-        leave()
-
-    body: Any = on_loop if kind == "async" else in_thread
-    limited = step(name=f"tests.limited_{kind}", concurrency=2, backoff=AT_ONCE)(body)
-
-    @workflow
-    async def crowd() -> None:
-        await asyncio.gather(*[limited() for _ in range(6)])
-
-    async with opened(journal_path) as rt:
-        for run in [await rt.start(crowd) for _ in range(3)]:
-            await run.result(10)
-    assert len(most) == 36
-    assert max(most) == 2 if kind == "async" else max(most) <= 2
-
-
-async def test_step_waiting_for_its_turn_can_be_given_up(journal_path: Path) -> None:
-    """It never runs then, and blocks nobody behind it."""
-    gate = asyncio.Event()
-    ran = []
-
-    @step(concurrency=1)
-    async def limited(name: str) -> str:
-        ran.append(name)
-        await gate.wait()
-        return name
-
-    @workflow
-    async def caller() -> list[Any]:
-        calls = [asyncio.ensure_future(limited(name)) for name in "abc"]
-        await asyncio.sleep(0)
-        calls[1].cancel()
-        return [str(await calls[0]), str(await calls[2])]
-
-    async with opened(journal_path) as rt:
-        run = await rt.start(caller)
-        await until(lambda: ran)
-        gate.set()
-        assert await run.result() == ["a", "c"]
-    assert ran == ["a", "c"]
-
-
-async def test_run_waiting_for_its_turn_is_not_evicted(
-    journal_path: Path, virtual_clock: VirtualClock
-) -> None:
-    """A retry behind a concurrency limit keeps its place although nothing of it runs."""
-    gate = asyncio.Event()
-    ran = []
-
-    @step(concurrency=1, backoff=EVEN)
-    async def limited() -> None:
-        ran.append(get_step_metadata().attempt)
-        if ran[-1] == 1:
-            raise OutageError
-        await gate.wait()
-
-    @workflow
-    async def caller() -> str:
-        await limited()
-        return "done"
-
-    @workflow
-    async def sleeper() -> None:
-        await asyncio.sleep(1000)
-
-    async with opened(journal_path, virtual_clock, idle_runs=1) as rt:
-        runs = [await rt.start(caller) for _ in range(3)]
-        await quiet(rt)
-        await virtual_clock.advance(10)  # all three are due; one runs, two wait for it
-        for _ in range(3):
-            await rt.start(sleeper)
-        await settle(50)
-        gate.set()
-        assert [await run.result(5) for run in runs] == ["done"] * 3
-    assert ran == [1, 1, 1, 2, 2, 2]
-
-
-# --- failures as the body and the caller see them ----------------------------------------------
+# --- failures as the body and the caller see them -------------------------------------
 
 
 async def test_step_error_keeps_message_notes_cause_and_traceback(journal_path: Path) -> None:

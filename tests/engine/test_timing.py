@@ -52,7 +52,7 @@ async def sleeper(duration: Any) -> float:
     return (now() - START).total_seconds()
 
 
-# --- sleeping ----------------------------------------------------------------------------
+# --- sleeping -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("duration", "seconds"), FORMS)
@@ -150,7 +150,7 @@ async def test_sleeps_wake_in_the_order_of_their_times(
     assert woken == ["10", "15", "20", "25", "30", "35"]
 
 
-# --- clocks that jump ------------------------------------------------------------------------
+# --- clocks that jump -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jump", [-10 * 365 * 86400, -HOUR, HOUR, 10 * 365 * 86400])
@@ -245,7 +245,7 @@ async def test_sleep_that_fell_due_while_nothing_ran_ends_at_the_next_opening(
         assert await rt.get_run(runs[1].run_id).result() == 300
 
 
-# --- delay and at --------------------------------------------------------------------------------
+# --- delay and at ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ async def test_unusable_delay_timeout_or_retention_is_refused(
         assert await count_rows(rt) == 0
 
 
-# --- waking up early -------------------------------------------------------------------------------
+# --- waking up early ------------------------------------------------------------------
 
 
 async def test_wake_up_ends_all_sleeps_of_a_run(
@@ -372,7 +372,7 @@ async def test_evicted_sleeper_can_be_woken(
         assert await rt.get_run(runs[1].run_id).status() == "running"
 
 
-# --- deadlines ---------------------------------------------------------------------------------------
+# --- deadlines ------------------------------------------------------------------------
 
 
 async def assert_timed_out(run: Any) -> None:

@@ -249,7 +249,7 @@ async def test_opening_that_waits_for_a_stopped_owner_can_be_given_up(
 async def test_owner_killed_while_it_is_stopped_is_succeeded(
     peers: Peers, journal_path: Path, here: Here
 ) -> None:
-    """Waiting for it ends with its life."""
+    """Waiting for it ends with its life, though it never read what it was asked."""
     owner = await peers.start()
     async with Runtime(journal_path):
         run = await start(held, "a")
@@ -257,5 +257,7 @@ async def test_owner_killed_while_it_is_stopped_is_succeeded(
         await owner.stop()
         asked = asyncio.create_task(run.result())
         here.gates["a"].set()
+        with pytest.raises(TimeoutError):
+            await run.result(timeout=0.05)  # so that both have been sent
         await owner.kill()
         assert await asked == os.getpid()

@@ -197,7 +197,10 @@ def perform(
     main: Main, seed: int = 0, *, cancel_at_turn: int | None = None, run_id: str = "run_1"
 ) -> Recording:
     """Run `main` live to its end; outcomes arrive in an order drawn from `seed`."""
-    return World(main, seed, run_id=run_id).finish(cancel_at_turn=cancel_at_turn)
+    world = World(main, seed, run_id=run_id)
+    recording = world.finish(cancel_at_turn=cancel_at_turn)
+    world.body.abandon()
+    return recording
 
 
 def outcome(value: Any) -> Any:
@@ -244,6 +247,7 @@ def check_replays(main: Main, recording: Recording) -> None:
     created = [e.payload for e in recording.history if e.kind == EventKind.STEP_CREATED]
     calls = [repr(pickle.loads(payload)) for payload in created if payload is not None]
     assert body._payloads.calls == calls  # type: ignore[attr-defined]
+    body.abandon()
     ends = [1] + [turn.ends_at for turn in recording.turns]
     for done, end in enumerate(ends):
         _continue_from(main, recording, done, end)
@@ -263,6 +267,7 @@ def _continue_from(main: Main, recording: Recording, done: int, end: int) -> Non
         assert [comparable(e) for e in events] == [comparable(e) for e in expected]
         end = turn.ends_at
     assert told(body.outcome) == recording.result
+    body.abandon()
 
 
 def comparable(event: Event) -> tuple[object, ...]:

@@ -8,7 +8,7 @@ from durable import now, sleep
 from durable._replay.body import FAILED_ATTEMPT, INTERRUPTED, PARKED
 from durable._replay.events import EventKind
 from durable._replay.script import Inbound
-from tests.replay.rig import START_US, World, new_body, replay
+from tests.replay.rig import START_US, World, new_body, perform, replay
 from tests.replay.zoo_steps import fetch
 
 
@@ -106,7 +106,7 @@ def test_replay_in_slices_tells_when_the_history_is_used_up() -> None:
             await fetch(n)
         await asyncio.Event().wait()
 
-    recording = World(body, 3).finish()
+    recording = perform(body, 3)
     commands = len(recording.commands())
     inbound = len(recording.history) - 1 - commands
     sliced = new_body(body, recording.history, None, "run_1")

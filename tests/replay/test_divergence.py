@@ -134,6 +134,8 @@ def test_divergence_at_a_cancellation_names_the_line_of_the_body() -> None:
     assert found is not None
     assert found.got == f"issued step_cancelled {charge.name!r} of event 3"
     assert found.where.endswith(" in changed")
+    world.body.abandon()
+    body.abandon()
 
 
 def test_no_other_task_of_a_diverged_body_runs_on(recording: Recording) -> None:

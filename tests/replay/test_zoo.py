@@ -61,4 +61,7 @@ def test_body_that_waits_for_itself_alone_is_told_apart() -> None:
     body = replay(ZOO["waits_for_ever"], recording)
     assert body.is_stuck
     assert [line.rpartition(" in ")[2] for line in body.waiting_lines()] == ["waits_for_ever"]
-    assert not replay(ZOO["waits_for_ever"], recording, until=3).is_stuck
+    early = replay(ZOO["waits_for_ever"], recording, until=3)
+    assert not early.is_stuck
+    for each in (body, early):
+        each.abandon()
