@@ -30,7 +30,6 @@ from durable._surface.api import get_run, run, start, start_many
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
-
 from durable._surface.sync import SyncRun, SyncRuntime
 from durable.errors import DurableError, FatalError, RetryableError
 

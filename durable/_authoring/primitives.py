@@ -105,7 +105,7 @@ def get_workflow_metadata() -> WorkflowMetadata:
         raise WrongContextError(
             "get_workflow_metadata() works in a workflow body; in a step use get_step_metadata()"
         )
-    metadata = body.scratch["metadata"]
+    metadata = body.scratch["metadata"]()
     assert isinstance(metadata, WorkflowMetadata)
     return metadata
 

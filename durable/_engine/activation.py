@@ -29,7 +29,7 @@ from durable._journal.records import (
     Write,
 )
 from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
-from durable._replay.events import EventKind
+from durable._replay.events import CANCEL_REQUESTED, STEP_RETRYING, WAIT_COMPLETED, EventKind
 from durable._replay.script import Inbound
 from durable.errors import PayloadDecodeError
 
@@ -193,9 +193,9 @@ class Activation:
                 self._host.ended(run)
             return
         for item in items:
-            if item.kind == EventKind.STEP_RETRYING and item.ref in body.steps:
+            if item.kind == STEP_RETRYING and item.ref in body.steps:
                 self.arm_retry(run, body.steps[item.ref])
-            elif item.kind == EventKind.CANCEL_REQUESTED:
+            elif item.kind == CANCEL_REQUESTED:
                 self.arm_grace(run, body)
         for new in created:
             if isinstance(new, OpenWait):
@@ -208,7 +208,7 @@ class Activation:
     def arm_wait(self, run: HotRun, wait: OpenWait) -> None:
         """Set the alarm of a durable wait, unless the body has ended it meanwhile."""
         if run.body is not None and wait.seq in run.body.waits:
-            fire = partial(self.post, run, Inbound(EventKind.WAIT_COMPLETED, wait.seq))
+            fire = partial(self.post, run, Inbound(WAIT_COMPLETED, wait.seq))
             absolute, due = wait.name == "until", wait.due
             if not absolute:
                 # Journal time stays ahead of a wall clock that was set back; the wait must
@@ -257,7 +257,7 @@ class Activation:
             if waits is not None or pending[seq].name != "timer"
         ]
         for seq in chosen:
-            self.post(run, Inbound(EventKind.WAIT_COMPLETED, seq, WOKEN))
+            self.post(run, Inbound(WAIT_COMPLETED, seq, WOKEN))
         return len(chosen)
 
 

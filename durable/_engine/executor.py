@@ -28,7 +28,7 @@ from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.threads import ThreadPool, Ticket
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
-from durable._replay.events import EventKind
+from durable._replay.events import STEP_COMPLETED, STEP_RETRYING, EventKind
 from durable._replay.script import UNDECODED, Inbound
 from durable.errors import JournalError, PayloadDecodeError, RuntimeClosedError
 
@@ -288,7 +288,7 @@ class Executor:
         known = value if immutable(value) else UNDECODED
         self._outcomes.post(
             attempt.run,
-            Inbound(EventKind.STEP_COMPLETED, step.seq, payload=payload, value=known),
+            Inbound(STEP_COMPLETED, step.seq, payload=payload, value=known),
         )
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
@@ -306,7 +306,7 @@ class Executor:
         payload = self._payloads.encode_error(error)
         self._outcomes.post(
             attempt.run,
-            Inbound(EventKind.STEP_RETRYING, attempt.step.seq, FAILED_ATTEMPT, retry_at, payload),
+            Inbound(STEP_RETRYING, attempt.step.seq, FAILED_ATTEMPT, retry_at, payload),
         )
 
     def _is_ours(self, attempt: Attempt, error: BaseException) -> bool:

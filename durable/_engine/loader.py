@@ -244,7 +244,7 @@ def _misfit(definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> s
 
 def _begin(run: HotRun, main: Main) -> Coroutine[Any, Any, Any]:
     assert run.body is not None
-    run.body.scratch["metadata"] = _metadata(run.row, run.body.script.now_us)
+    run.body.scratch["metadata"] = partial(_metadata, run.row, run.body.script.now_us)
     return main()
 
 

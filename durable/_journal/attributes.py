@@ -36,6 +36,8 @@ def encode_blocked(blocked: Blocked) -> str:
 
 def decode_blocked(column: str | None) -> Blocked:
     """Return the reason of a column."""
-    return Blocked("unknown", "no reason was recorded") if column is None else Blocked(
-        **json.loads(column)
+    return (
+        Blocked("unknown", "no reason was recorded")
+        if column is None
+        else Blocked(**json.loads(column))
     )

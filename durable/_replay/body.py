@@ -17,7 +17,13 @@ from typing import Any
 from zlib import crc32
 
 from durable._replay.ending import cancelled_ending, ending_of
-from durable._replay.events import Event, EventKind
+from durable._replay.events import (
+    STEP_CREATED,
+    WAIT_COMPLETED,
+    WAIT_CREATED,
+    Event,
+    EventKind,
+)
 from durable._replay.freeze import freeze
 from durable._replay.guard import install
 from durable._replay.loop import BodyFuture, Timer, make_loop
@@ -169,7 +175,7 @@ class Body:
     def _when(self, item: Inbound) -> int:
         # The wall clock may have been set back, yet a wait that ran its time ends after it.
         now = self._read_now()
-        if item.kind == EventKind.WAIT_COMPLETED and item.name != WOKEN:
+        if item.kind == WAIT_COMPLETED and item.name != WOKEN:
             return max(now, self.waits[item.ref].due)
         return now
 
@@ -178,6 +184,8 @@ class Body:
         self.loop.halt()
         if alive := self.loop.live_tasks():
             freeze(alive)
+        self.loop.let_go()
+        self.script.let_go()
 
     @property
     def started(self) -> bool:
@@ -199,7 +207,7 @@ class Body:
         """Tell whether an item comes too late: what it answers is closed already."""
         if self.loop.stopped:
             return True
-        if item.kind == EventKind.WAIT_COMPLETED:
+        if item.kind == WAIT_COMPLETED:
             return item.ref not in self.waits
         return item.ref != 0 and item.ref not in self.steps
 
@@ -325,7 +333,7 @@ class Body:
         # On replay too: what was refused then must be refused now.
         payload = self._payloads.encode_call(args, kwargs)
         future = self.loop.create_step_future()
-        event = script.issue(EventKind.STEP_CREATED, step.name, payload=payload)
+        event = script.issue(STEP_CREATED, step.name, payload=payload)
         if event is None:
             self.loop.halt()
             return future
@@ -362,7 +370,7 @@ class Body:
         self._arm(handle, due, name)
 
     def _arm(self, handle: Timer, due: int, name: str) -> None:
-        event = self.script.issue(EventKind.WAIT_CREATED, name, due=due)
+        event = self.script.issue(WAIT_CREATED, name, due=due)
         if event is None:
             handle.seq = 0
             return self.loop.halt()
@@ -385,7 +393,7 @@ _TAKE: dict[int, Callable[[Body, Event, object], None]] = {
     EventKind.STEP_RETRYING: Body._take_retry,
     EventKind.STEP_COMPLETED: Body._take_result,
     EventKind.STEP_FAILED: Body._take_failure,
-    EventKind.WAIT_COMPLETED: Body._take_wait_end,
+    WAIT_COMPLETED: Body._take_wait_end,
     EventKind.CANCEL_REQUESTED: Body._take_cancel,
 }
 

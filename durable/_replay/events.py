@@ -56,6 +56,11 @@ class Event(NamedTuple):
     payload: bytes | None
 
 
+# The kinds of every step and wait, as plain names: looking a member up costs more.
+STEP_CREATED, STEP_COMPLETED = EventKind.STEP_CREATED, EventKind.STEP_COMPLETED
+STEP_RETRYING, CANCEL_REQUESTED = EventKind.STEP_RETRYING, EventKind.CANCEL_REQUESTED
+WAIT_CREATED, WAIT_COMPLETED = EventKind.WAIT_CREATED, EventKind.WAIT_COMPLETED
+
 TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_FAILED, EventKind.RUN_CANCELLED})
 
 # Decided by the body: on replay the body must decide the same, in the same place.

@@ -56,6 +56,25 @@ class Timers(Protocol):
         """Take note that the outcome of the step `seq` is not awaited any more."""
 
 
+class _NoTimers:
+    """Stands for the body once the loop has let go of it."""
+
+    def now(self) -> float:
+        return 0.0
+
+    def arm(self, handle: Timer, delay: float, name: str) -> None:
+        pass
+
+    def disarm(self, handle: Timer) -> None:
+        pass
+
+    def give_up(self, seq: int) -> None:
+        pass
+
+
+_NO_TIMERS = _NoTimers()
+
+
 class Timer(asyncio.TimerHandle):
     """A loop timer; `seq` is the wait's number in the history, 0 when it has none."""
 
@@ -127,7 +146,7 @@ class BodyLoop(asyncio.AbstractEventLoop):
     """
 
     def __init__(self, timers: Timers, salt: int) -> None:
-        self._timers = timers
+        self._timers: Timers = timers
         self._order = salt
         self._ready: deque[asyncio.Handle] = deque()
         self._tasks: list[BodyTask] = []
@@ -178,6 +197,12 @@ class BodyLoop(asyncio.AbstractEventLoop):
     def halt(self) -> None:
         """Leave `drain` after the current callback; what is ready stays as it is."""
         self.stopped = True
+
+    def let_go(self) -> None:
+        """Forget tasks and callbacks for good, so that no reference cycle keeps the body."""
+        self._tasks, self._early = [], {}
+        self._ready.clear()
+        self._timers = _NO_TIMERS
 
     def live_tasks(self) -> list[BodyTask]:
         """Return the unfinished tasks in their order of creation."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from durable._replay.events import COMMANDS, NOTES, TERMINAL, Event, EventKind
+from durable._replay.source import UNKNOWN
 from durable.errors import InternalError, NondeterminismError
 
 UNDECODED = object()
@@ -130,6 +131,10 @@ class Script:
         self.out.append(event)
         return event
 
+    def let_go(self) -> None:
+        """Forget the body, so that no reference cycle keeps it."""
+        self._where = _nowhere
+
     def take(self) -> list[Event]:
         """Return and forget what was appended since the last call."""
         out, self.out = self.out, []
@@ -140,3 +145,7 @@ def describe(kind: int, name: str, ref: int) -> str:
     """Return an event in words, such as ``step_created 'charge'``."""
     label = EventKind(kind).label
     return label + (f" {name!r}" if name else "") + (f" of event {ref}" if ref else "")
+
+
+def _nowhere() -> str:
+    return UNKNOWN
