@@ -19,7 +19,6 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast,
 from durable._authoring.registry import default_name, register_step
 from durable._base.backoff import Backoff
 from durable._base.duration import parse_duration
-from durable._replay.body import Body
 from durable._replay.loop import BodyLoop
 
 P = ParamSpec("P")
@@ -88,7 +87,7 @@ class Step(Generic[P, R]):
         given = args if self._owner is None else (self._owner, *args)
         loop = _get_running_loop()
         if type(loop) is BodyLoop:
-            return _issue(cast(Body, loop._timers), self, given, kwargs)
+            return _issue(loop._timers, self, given, kwargs)
         return cast("Coroutine[Any, Any, R]", cast(Any, self.fn)(*given, **kwargs))
 
     def options(
@@ -138,10 +137,9 @@ def _find_global(module: str, qualname: str) -> object:
     return found
 
 
-async def _issue(
-    body: Body, step: Step[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> R:
-    return cast(R, await body.create_step(step, args, kwargs))
+async def _issue(body: Any, step: Step[Any, R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    outcome: R = await body.create_step(step, args, kwargs)
+    return outcome
 
 
 def _settle(base: StepOptions, given: dict[str, Any]) -> StepOptions:

@@ -2,14 +2,15 @@
 
 `activate` applies what is in the inbox to the body and submits the consumed events, the
 new commands and the changed state as ONE write. When the journal reports it durable,
-`_committed` performs the effects: attempts begin or are cancelled, timers are armed,
+`act` performs the effects: attempts begin or are cancelled, timers are armed,
 callers get their answers. Nothing leaves a run before that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -24,8 +25,8 @@ from durable._journal.records import (
     COMPLETED,
     FAILED,
     RUNNING,
-    RunEvent,
     RunState,
+    RunTurn,
     Write,
 )
 from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
@@ -63,6 +64,56 @@ class Host(Protocol):
         """Return when a run that ends now may be deleted."""
 
 
+class _Turn:
+    """What one activation leads to once it is durable; `done` is called by the journal."""
+
+    __slots__ = ("acks", "activation", "body", "created", "ended", "items", "run", "told")
+
+    def __init__(
+        self, activation: Activation, run: HotRun, body: Body, items: Sequence[Inbound]
+    ) -> None:
+        self.activation = activation
+        self.run = run
+        self.body = body
+        self.items = items
+        # An empty list stays where it is, and is none of ours: it will fill up again.
+        self.created: Sequence[OpenStep | OpenWait] = ()
+        self.ended: Sequence[OpenStep | OpenWait] = ()
+        self.acks: Sequence[asyncio.Future[None]] = ()
+        if body.created:
+            self.created, body.created = body.created, []
+        if body.ended:
+            self.ended, body.ended = body.ended, []
+            self._disarm()
+        if run.acks:
+            self.acks, run.acks = run.acks, []
+        self.told: Callable[[BaseException | None], None] = _ignore
+
+    def _disarm(self) -> None:
+        alarms = self.run.alarms
+        for gone in self.ended:
+            if isinstance(gone, OpenWait) and (alarm := alarms.pop(gone.seq, None)):
+                alarm.cancel()
+
+    def answer(self, error: BaseException | None) -> None:
+        """Tell those who wait for the run's next COMMIT."""
+        for ack in self.acks:
+            settle(ack, error)
+
+    def done(self, error: BaseException | None) -> None:
+        """Act on the outcome of the write."""
+        run = self.run
+        run.unsaved -= 1
+        unborn = self.told is not _ignore
+        if unborn:
+            self.told(error)
+        self.answer(error)
+        if error is None:
+            self.activation.act(self)
+        elif not run.gone:
+            self.activation.refused(run, error, unborn=unborn)
+
+
 class Activation:
     """See the module's docstring."""
 
@@ -75,6 +126,7 @@ class Activation:
         self._timers = timers
         self._clock = clock
         self.watchdog = Watchdog(clock)
+        self.ready: Callable[[HotRun], None] = host.ready
 
     # --- decide ------------------------------------------------------------------------
 
@@ -103,40 +155,20 @@ class Activation:
         body = run.body
         assert body is not None
         events = body.script.take()
-        created, body.created = body.created, []
-        ended, body.ended = body.ended, []
-        acks, run.acks = run.acks, []
-        for gone in ended:
-            if isinstance(gone, OpenWait) and (alarm := run.alarms.pop(gone.seq, None)):
-                alarm.cancel()
-        write = run.birth or Write(done=_ignore, vital=True)
-        run.birth = None
-        told = write.done
+        turn = _Turn(self, run, body, items)
+        write, run.birth = run.birth or Write(done=_ignore, vital=True), None
         state = self._next_state(run, body)
         if write.runs:
-            write.runs[0] = with_state(run.row, state)
+            write.runs = [with_state(run.row, state)]
         elif state != run.state:
-            write.states.append(state)
+            write.states = [state]
         elif not events:
-            for ack in acks:
-                settle(ack, None)
+            turn.answer(None)
             return self._host.settled(run)
         run.state = state
-        run_id, pk = run.run_id, run.row.pk
-        write.events.extend([RunEvent(pk, run_id, event) for event in events])
-        effects = (items, created, ended)
-
-        def done(error: BaseException | None) -> None:
-            run.unsaved -= 1
-            told(error)
-            for ack in acks:
-                settle(ack, error)
-            if error is None:
-                self._committed(run, body, *effects)
-            elif not run.gone:
-                self._refused(run, write, error)
-
-        write.done = done
+        if events:
+            write.turn = RunTurn(run.row.pk, run.run_id, events)
+        turn.told, write.done = write.done, turn.done
         run.unsaved += 1
         self._journal.submit(write)
 
@@ -167,37 +199,33 @@ class Activation:
             dues.append(body.cancel_event.due)
         return min(dues, default=None)
 
-    def _refused(self, run: HotRun, write: Write, error: BaseException) -> None:
-        if write.runs:
+    def refused(self, run: HotRun, error: BaseException, *, unborn: bool) -> None:
+        """Take note that the journal refused a turn: the disk, or a defect of ours."""
+        if unborn:
             self._host.ended(run)  # the run was never recorded: its caller has been told
         else:
             self._host.block(run, "corrupt", f"its events could not be recorded: {error}")
 
     # --- act ---------------------------------------------------------------------------
 
-    def _committed(
-        self,
-        run: HotRun,
-        body: Body,
-        items: Sequence[Inbound],
-        created: Sequence[OpenStep | OpenWait],
-        ended: Sequence[OpenStep | OpenWait],
-    ) -> None:
+    def act(self, turn: _Turn) -> None:
+        """Perform the effects of a turn that is durable."""
+        run, body = turn.run, turn.body
         if run.gone and body.outcome is None:
             return
-        for gone in ended:
+        for gone in turn.ended:
             if gone.seq in run.attempts:
                 self._executor.cancel(run, gone.seq)
         if body.outcome is not None:
             if not run.gone and not run.unsaved:
                 self._host.ended(run)
             return
-        for item in items:
+        for item in turn.items:
             if item.kind == STEP_RETRYING and item.ref in body.steps:
                 self.arm_retry(run, body.steps[item.ref])
             elif item.kind == CANCEL_REQUESTED:
                 self.arm_grace(run, body)
-        for new in created:
+        for new in turn.created:
             if isinstance(new, OpenWait):
                 self.arm_wait(run, new)
             elif new.seq in body.steps:
@@ -244,7 +272,7 @@ class Activation:
         """Put something into a run's inbox and queue the run."""
         if not run.gone:
             run.inbox.append(item)
-            self._host.ready(run)
+            self.ready(run)
 
     def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> int:
         """End pending sleeps before their time; timers of asyncio only when named."""

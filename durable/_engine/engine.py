@@ -81,12 +81,15 @@ class Engine:
         self._executor = Executor(
             self, payloads, clock, loop,
             threads_max=options.threads_max, processes_max=options.processes_max, runtime=runtime,
-            fences=journal.fences,
+            disk=journal.disk,
         )  # fmt: skip
         self._activation = Activation(self, journal, self._executor, self._timers, clock)
         self.scheduler = Scheduler(
             loop, clock, self._activation.activate, self._evicted, options.idle_runs_max
         )
+        # Straight to where they end up: every step passes here.
+        self._executor.post = self._activation.post
+        self._activation.ready = self.scheduler.ready
         self._suspects = Suspects(journal, self._executor.dispatch, self.block, self._timers, clock)
         self._executor.suspects = self._suspects
         self._commands = Commands(
@@ -228,9 +231,9 @@ class Engine:
         write = run.birth or Write(done=_ignore, vital=True)
         told, run.birth = write.done, None
         if write.runs:
-            write.runs[0] = with_state(run.row, state)
+            write.runs = [with_state(run.row, state)]
         else:
-            write.states.append(state)
+            write.states = [state]
 
         def done(error: BaseException | None) -> None:
             told(error)

@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 
 from durable._authoring.context import StepMetadata, current_attempt, run_in_attempt
 from durable._authoring.primitives import from_us
-from durable._authoring.step import Step
+from durable._authoring.step import Step, StepOptions
 from durable._base.clock import Clock, Timer
 from durable._engine.hot import HotRun
 from durable._engine.payloads import EnginePayloads, immutable
@@ -53,6 +53,12 @@ class Outcomes(Protocol):
         """Take note that an attempt is not running any more, whatever its outcome."""
 
 
+class Disk(Protocol):
+    """What holds the journal."""
+
+    fences: int
+
+
 class Suspects(Protocol):
     """Steps that may be what kills the process."""
 
@@ -72,15 +78,15 @@ class Attempt:
     )  # fmt: skip
 
     def __init__(
-        self, run: HotRun, step: OpenStep, runtime: object, began_us: int, fences: int
+        self, run: HotRun, step: OpenStep, settings: StepOptions, runtime: object, fences: int
     ) -> None:
         self.run = run
         self.fences = fences
         self.step = step
-        self.settings = cast("Step[..., Any]", step.step).settings
+        self.settings = settings
         self.runtime = runtime
-        self.began_us = began_us
-        self.number = step.attempt
+        self.began_us = 0
+        self.number = step.failures + step.interruptions + step.parks + 1
         self.forgotten = False
         self.task: asyncio.Task[None] | None = None
         self.ticket: Ticket | None = None
@@ -113,7 +119,10 @@ class Executor:
 
     Args:
         runtime: what `start` inside a step uses; passed through, never looked at.
-        fences: returns how often the journal's disk has failed so far.
+        disk: knows how often the journal's disk has failed so far.
+
+    Attributes:
+        post: where outcomes go; by default `outcomes.post`.
     """
 
     def __init__(
@@ -126,7 +135,7 @@ class Executor:
         threads_max: int,
         processes_max: int | None,
         runtime: object,
-        fences: Callable[[], int],
+        disk: Disk,
     ) -> None:
         self._outcomes = outcomes
         self._payloads = payloads
@@ -135,12 +144,13 @@ class Executor:
         self._runtime = runtime
         self._threads = ThreadPool(threads_max)
         self._processes = ProcessPool(processes_max)
-        self._fences = fences
+        self._disk = disk
         self._limits: dict[str, _Limit] = {}
         self._running: set[Attempt] = set()
         self._stopped = False
         self._nobody_left: asyncio.Future[None] | None = None
         self.suspects: Suspects | None = None
+        self.post: Callable[[HotRun, Inbound], None] = outcomes.post
 
     # --- beginning -----------------------------------------------------------------
 
@@ -150,7 +160,7 @@ class Executor:
             return
         made = step.step
         assert isinstance(made, Step)
-        if self.suspects is not None and self.suspects.is_suspect(step):
+        if step.interruptions and self.suspects is not None and self.suspects.is_suspect(step):
             self.suspects.enqueue(run, step)
             return
         step.running = True
@@ -163,7 +173,8 @@ class Executor:
         self._begin(run, step, made)
 
     def _begin(self, run: HotRun, step: OpenStep, made: Step[..., Any]) -> None:
-        attempt = Attempt(run, step, self._runtime, self._clock.wall_us(), self._fences())
+        attempt = Attempt(run, step, made.settings, self._runtime, self._disk.fences)
+        attempt.began_us = self._clock.wall_us()
         run.attempts[step.seq] = attempt
         self._running.add(attempt)
         try:
@@ -286,7 +297,7 @@ class Executor:
             self._give_up(attempt, error)
             return
         known = value if immutable(value) else UNDECODED
-        self._outcomes.post(
+        self.post(
             attempt.run,
             Inbound(STEP_COMPLETED, step.seq, payload=payload, value=known),
         )
@@ -304,7 +315,7 @@ class Executor:
             self._give_up(attempt, error)
             return
         payload = self._payloads.encode_error(error)
-        self._outcomes.post(
+        self.post(
             attempt.run,
             Inbound(STEP_RETRYING, attempt.step.seq, FAILED_ATTEMPT, retry_at, payload),
         )
@@ -314,7 +325,7 @@ class Executor:
         kinds = [type(each) for each in origins(error)]
         if self._stopped and RuntimeClosedError in kinds:
             return True
-        failed_meanwhile = self._fences() != attempt.fences
+        failed_meanwhile = self._disk.fences != attempt.fences
         return failed_meanwhile and any(issubclass(kind, JournalError) for kind in kinds)
 
     def _put_off(self, attempt: Attempt, error: BaseException) -> None:
@@ -327,9 +338,7 @@ class Executor:
 
     def _give_up(self, attempt: Attempt, error: BaseException) -> None:
         payload = self._payloads.encode_error(error)
-        self._outcomes.post(
-            attempt.run, Inbound(EventKind.STEP_FAILED, attempt.step.seq, payload=payload)
-        )
+        self.post(attempt.run, Inbound(EventKind.STEP_FAILED, attempt.step.seq, payload=payload))
 
     # --- ending ----------------------------------------------------------------------
 
@@ -346,7 +355,8 @@ class Executor:
             attempt.timeout.cancel()
         if attempt.settings.concurrency is not None:
             self._next_in_line(attempt.step.step.name)
-        self._outcomes.attempt_over(attempt.run, attempt.step)
+        if attempt.step.interruptions:
+            self._outcomes.attempt_over(attempt.run, attempt.step)
         if not self._running and self._nobody_left is not None and not self._nobody_left.done():
             self._nobody_left.set_result(None)
         return True

@@ -15,6 +15,7 @@ from durable._base.clock import Clock
 from durable._engine.hot import HotRun
 
 SLICE_SECONDS = 0.005
+TURNS_PER_LOOK = 8  # at the clock
 
 
 class Scheduler:
@@ -82,13 +83,14 @@ class Scheduler:
 
     def _drain(self) -> None:
         self._waiting = False
-        queue, end = self._queue, self._clock.boot() + SLICE_SECONDS
+        queue, end, turns = self._queue, self._clock.boot() + SLICE_SECONDS, 0
         while queue and not self._stopped:
             run = queue.popleft()
             run.scheduled = False
             if not run.gone and run.body is not None:
                 self._activate(run)
-            if queue and self._clock.boot() >= end:
+            turns += 1
+            if queue and turns % TURNS_PER_LOOK == 0 and self._clock.boot() >= end:
                 self._waiting = True
                 self._loop.call_soon(self._drain)
                 return

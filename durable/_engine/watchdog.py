@@ -27,7 +27,7 @@ class Watchdog:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._busy: tuple[str, float] | None = None
+        self._busy: list[str] | None = None  # a list, because each turn needs one of its own
         self._turns = 0
         self._asleep = True
         self._wake = threading.Event()
@@ -37,7 +37,7 @@ class Watchdog:
 
     def enter(self, run_id: str) -> None:
         """Note that the body of `run_id` begins to run on this thread."""
-        self._busy = (run_id, self._clock.boot())
+        self._busy = [run_id]
         if self._asleep:
             self._rouse()
 
@@ -55,8 +55,8 @@ class Watchdog:
         self._wake.set()
 
     def _look(self) -> None:
-        reported = None
-        turns = -1
+        seen: list[str] | None = None
+        since, turns = 0.0, -1
         while not self._closed:
             busy = self._busy
             if busy is None and turns == self._turns:
@@ -64,10 +64,12 @@ class Watchdog:
                 self._wake.wait()
             self._wake.clear()
             turns = self._turns
-            late = busy is not None and self._clock.boot() - busy[1] > BLOCKED_SECONDS_MAX
-            if late and busy is not reported:
-                reported = busy
-                self._report(busy[0])  # type: ignore[index]
+            now = self._clock.boot()
+            if busy is not seen:
+                seen, since = busy, now
+            elif seen is not None and now - since > BLOCKED_SECONDS_MAX:
+                self._report(seen[0])
+                since = float("inf")  # once
             self._wake.wait(_LOOK_SECONDS)
 
     def _report(self, run_id: str) -> None:

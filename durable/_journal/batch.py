@@ -9,14 +9,17 @@ makes an ambiguous COMMIT harmless. Everything here runs on the driver's thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from durable._journal.checksum import checksum
 from durable._journal.database import transact
 from durable._journal.faults import is_disk_fault, refusal
 from durable._journal.records import RunRow, RunState, Write
 from durable._journal.sql import QUERIES
+from durable._replay.events import Event
 from durable.errors import InternalError
 
 _INSERT_RUN, _INSERT_EVENT = QUERIES["insert_run"], QUERIES["insert_event"]
@@ -29,12 +32,14 @@ _STATE_OF = QUERIES["state_of"]
 _EventTuple = tuple[int, int, int, int, str, int, "int | None", "bytes | None", int]
 
 
-@dataclass(slots=True)
-class Landing:
+class Landing(NamedTuple):
     """How one write of a batch came down."""
 
-    existing: dict[str, RunRow] = field(default_factory=dict)
+    existing: Mapping[str, RunRow] = MappingProxyType({})
     refused: InternalError | None = None
+
+
+_LANDED = Landing()
 
 
 @dataclass(slots=True)
@@ -85,9 +90,9 @@ def _apply_alone(conn: sqlite3.Connection, write: Write, tally: Tally) -> Landin
 def _apply(
     conn: sqlite3.Connection, writes: Sequence[Write], tally: Tally, again: bool
 ) -> list[Landing]:
-    landings = [Landing() for _ in writes]
+    landings = [_LANDED] * len(writes)
     skipped = _insert_runs(conn, writes, landings, tally)
-    if any(write.events for write in writes):
+    if any(write.events or write.turn is not None for write in writes):
         tally.statements += 1
         insert = _insert_events_again if again else _insert_events
         insert(conn, event_rows(writes, skipped))
@@ -107,9 +112,10 @@ def _insert_runs(
     if conn.executemany(_INSERT_RUN, rows).rowcount == len(rows):
         return frozenset()
     skipped: set[int] = set()
-    for write, landing in zip(writes, landings, strict=True):
-        landing.existing = _existing(conn, write.runs)
-        skipped.update(row.pk for row in write.runs if row.run_id in landing.existing)
+    for place, write in enumerate(writes):
+        existing = _existing(conn, write.runs)
+        landings[place] = Landing(existing)
+        skipped.update(row.pk for row in write.runs if row.run_id in existing)
     return frozenset(skipped)
 
 
@@ -130,10 +136,17 @@ def event_rows(writes: Iterable[Write], skipped: frozenset[int]) -> Iterator[_Ev
     for write in writes:
         for pk, run_id, event in write.events:
             if pk not in skipped:
-                seq, kind, ref, name, at, due, payload = event
-                crc = checksum(run_id, event)
-                # int(): sqlite3 looks for an adapter of anything that is not exactly an int.
-                yield (pk, seq, int(kind), ref, name, at, due, payload, crc)
+                yield _event_row(pk, run_id, event)
+        if write.turn is not None and write.turn.pk not in skipped:
+            pk, run_id, events = write.turn
+            for event in events:
+                yield _event_row(pk, run_id, event)
+
+
+def _event_row(pk: int, run_id: str, event: Event) -> _EventTuple:
+    seq, kind, ref, name, at, due, payload = event
+    # int(): sqlite3 looks for an adapter of anything that is not exactly an int.
+    return (pk, seq, int(kind), ref, name, at, due, payload, checksum(run_id, event))
 
 
 def _insert_events(conn: sqlite3.Connection, rows: Iterable[_EventTuple]) -> None:

@@ -107,9 +107,14 @@ class Journal:
         journal.clean = journal.clean or went_down
         return journal
 
-    def fences(self) -> int:
-        """Return how often the disk has failed so far."""
-        return 0 if self.writer is None else self.writer.fences
+    @property
+    def disk(self) -> Writer:
+        """The writer, which knows how often the disk has failed.
+
+        Raises:
+            JournalError: the journal was opened for reading only.
+        """
+        return self._require_writer()
 
     def next_pk(self) -> int:
         """Return a key for a new run; keys are never used twice while the journal is open."""

@@ -8,7 +8,7 @@ perform them again: rows are keyed, updates are absolute.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -66,6 +66,14 @@ class RunEvent(NamedTuple):
     event: Event
 
 
+class RunTurn(NamedTuple):
+    """The events of one activation of a run, in order; recorded after a write's `events`."""
+
+    pk: int
+    run_id: str
+    events: Sequence[Event]
+
+
 @dataclass(slots=True, eq=False)
 class Write:
     """What one caller wants made durable in one transaction.
@@ -79,9 +87,10 @@ class Write:
     """
 
     done: Callable[[BaseException | None], None]
-    runs: list[RunRow] = field(default_factory=list)
-    events: list[RunEvent] = field(default_factory=list)
-    states: list[RunState] = field(default_factory=list)
+    runs: Sequence[RunRow] = ()
+    events: Sequence[RunEvent] = ()
+    turn: RunTurn | None = None
+    states: Sequence[RunState] = ()
     suspect: tuple[int, int] | None = None  # (pk, seq) of the step about to run alone
     clear_suspect: bool = False
     vital: bool = False

@@ -181,7 +181,8 @@ class Writer:
         while self._queue and rows < _BATCH_ROWS:
             write = self._queue.popleft()
             batch.append(write)
-            rows += 1 + len(write.events) + len(write.runs)
+            turn = 0 if write.turn is None else len(write.turn.events)
+            rows += 1 + len(write.events) + len(write.runs) + turn
         self._busy = self._chore_is_next = True
         again = self._faults > 0
         self._driver.submit(partial(self._perform, batch, again), partial(self._performed, batch))
@@ -220,7 +221,8 @@ class Writer:
             self._go_on()  # the disk need not wait for the callbacks
         answers: list[tuple[Write, BaseException | None]] = []
         for write, landing in zip(batch, landings, strict=True):
-            write.existing.update(landing.existing)
+            if landing.existing:
+                write.existing.update(landing.existing)
             answers.append((write, landing.refused))
         self._deliver_all(answers)
 

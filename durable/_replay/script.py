@@ -18,6 +18,9 @@ from durable.errors import InternalError, NondeterminismError
 
 UNDECODED = object()
 
+# What a named tuple's constructor does, without its Python frame: events are many.
+_make = tuple.__new__
+
 
 class Inbound(NamedTuple):
     """Something that reached a run from outside and is not in its history yet.
@@ -109,7 +112,7 @@ class Script:
         """Follow or append one command; None when it differs from the recorded one."""
         if not self.replaying:
             self.seq += 1
-            event = Event(self.seq, kind, ref, name, self.now_us, due, payload)
+            event = _make(Event, (self.seq, kind, ref, name, self.now_us, due, payload))
             self.out.append(event)
             return event
         if self.divergence is None and self._cursor < len(self._history):
@@ -127,7 +130,7 @@ class Script:
         self.seq += 1
         if item.kind not in NOTES:
             self.now_us = at = max(at, self.now_us)
-        event = Event(self.seq, item.kind, item.ref, item.name, at, item.due, item.payload)
+        event = _make(Event, (self.seq, item.kind, item.ref, item.name, at, item.due, item.payload))
         self.out.append(event)
         return event
 

@@ -28,7 +28,7 @@ async def test_performed_write_is_in_the_file_for_other_programs(journal_path):
     """Once `perform` returns, run, events and state can be read from outside."""
     async with open_journal(journal_path) as journal:
         pk, first = new_run(journal, "a", events=2)
-        first.states.append(state(pk, "running", wake_at=7))
+        first.states = [state(pk, "running", wake_at=7)]
         await journal.perform(first)
         assert outside(journal_path, "SELECT run_id, status, wake_at FROM runs") == [
             ("a", "running", 7)
