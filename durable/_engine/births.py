@@ -54,15 +54,33 @@ class Births:
             RunExistsError, RunConflictError: an id is taken; see `StartOptions.on_conflict`.
             JournalError: not recorded.
         """
-        births = [self._birth(spec) for spec in specs]
-        if len(births) == 1 and self._may_begin(specs[0], births[0][0]):
+        wanted = self._unique(specs)
+        births = [self._birth(spec) for spec in wanted]
+        if len(births) == 1 and self._may_begin(wanted[0], births[0][0]):
             await self._bear(*births[0])
-            return [Created(specs[0].run_id, None)]
+            return [Created(wanted[0].run_id, None)]
         existing = await self._record(births)
-        for spec in specs:
+        for spec in wanted:
             if spec.run_id in existing:
                 await self._check_same(spec, existing[spec.run_id])
         return [Created(spec.run_id, existing.get(spec.run_id)) for spec in specs]
+
+    def _unique(self, specs: Sequence[RunSpec]) -> list[RunSpec]:
+        """Return `specs` with each run id once; those left out must ask for the same run."""
+        wanted: dict[str, RunSpec] = {}
+        for spec in specs:
+            first = wanted.setdefault(spec.run_id, spec)
+            if first is spec:
+                continue
+            if spec.options.on_conflict == "raise":
+                raise RunExistsError(spec.run_id)
+            if not (first.workflow == spec.workflow and self._same_call(spec.payload, first.payload)):
+                raise RunConflictError(
+                    spec.run_id,
+                    f"the batch names run {spec.run_id!r} twice, with different arguments: "
+                    "leave run_id out, or give each run its own",
+                )
+        return list(wanted.values())
 
     def _may_begin(self, spec: RunSpec, run: HotRun) -> bool:
         due_now = run.row.wake_at == run.row.created_at

@@ -115,7 +115,12 @@ def _insert_runs(
     for place, write in enumerate(writes):
         existing = _existing(conn, write.runs)
         landings[place] = Landing(existing)
-        skipped.update(row.pk for row in write.runs if row.run_id in existing)
+        # By key: a write may name one id twice, and the first of them stands.
+        skipped.update(
+            row.pk
+            for row in write.runs
+            if row.run_id in existing and existing[row.run_id].pk != row.pk
+        )
     return frozenset(skipped)
 
 

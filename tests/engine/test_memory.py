@@ -223,10 +223,11 @@ async def record_sleepers(rt: Runtime, clock: VirtualClock) -> list[str]:
     """Write the rows of runs that sleep, run n for n + 1 seconds, as their bodies would have."""
     now_us = clock.wall_us()
     payloads = [rt.payloads.encode_call((n + 1,), {}) for n in range(SLEEPERS)]
-    write = Write(done=lambda error: None)
+    rows: list[RunRow] = []
+    recorded: list[RunEvent] = []
     for n, payload in enumerate(payloads):
         pk, run_id, due = rt.journal.next_pk(), f"sleeper-{n}", now_us + (n + 1) * 1_000_000
-        write.runs.append(
+        rows.append(
             RunRow(pk, run_id, sleeper.name, RUNNING, now_us, now_us, None, due, *[None] * 8, 1)
         )
         events = [
@@ -234,8 +235,8 @@ async def record_sleepers(rt: Runtime, clock: VirtualClock) -> list[str]:
             Event(2, EventKind.RUN_STARTED, 0, "", now_us, None, None),
             Event(3, EventKind.WAIT_CREATED, 0, "sleep", now_us, due, None),
         ]
-        write.events.extend(RunEvent(pk, run_id, event) for event in events)
-    await rt.journal.perform(write)
+        recorded.extend(RunEvent(pk, run_id, event) for event in events)
+    await rt.journal.perform(Write(done=lambda error: None, runs=rows, events=recorded))
     return [f"sleeper-{n}" for n in range(SLEEPERS)]
 
 
