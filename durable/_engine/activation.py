@@ -60,6 +60,9 @@ class Host(Protocol):
     def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
         """Park a run."""
 
+    def interrupted(self, run: HotRun) -> None:
+        """Take note that Ctrl-C hit the run's code: its body is lost, its history is not."""
+
     def expiry(self, run: HotRun, now_us: int) -> int | None:
         """Return when a run that ends now may be deleted."""
 
@@ -142,6 +145,9 @@ class Activation:
             self.submit(run, items)
             self._host.block(run, "payload", str(error))
             return
+        except KeyboardInterrupt:
+            self._host.interrupted(run)
+            raise
         except Exception as error:  # ours: one run's trouble must not become that of all
             logger.exception("run %s met a defect of durable", run.run_id)
             self._host.block(run, "corrupt", f"an internal error, please report it: {error!r}")
@@ -183,6 +189,12 @@ class Activation:
         wake_at = self.next_wake(run, body)
         if old.wake_at == wake_at and old.status == RUNNING:
             return old
+        if wake_at is None and body.is_stuck:
+            logger.warning(
+                "run %s waits for something that can never come, at %s: nothing it has asked "
+                "for is pending. Cancel it, or mend its code",
+                run.run_id, ", ".join(body.waiting_lines()),
+            )  # fmt: skip
         return RunState(RUNNING, started, None, wake_at, None, None, run.row.pk)
 
     def next_wake(self, run: HotRun, body: Body) -> int | None:

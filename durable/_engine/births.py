@@ -74,7 +74,9 @@ class Births:
                 continue
             if spec.options.on_conflict == "raise":
                 raise RunExistsError(spec.run_id)
-            if not (first.workflow == spec.workflow and self._same_call(spec.payload, first.payload)):
+            if not (
+                first.workflow == spec.workflow and self._same_call(spec.payload, first.payload)
+            ):
                 raise RunConflictError(
                     spec.run_id,
                     f"the batch names run {spec.run_id!r} twice, with different arguments: "

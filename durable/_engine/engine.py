@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable._authoring import registry
 from durable._authoring.workflow import KEEP_FOR_EVER
@@ -34,7 +34,7 @@ from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, RunRow, RunState, Write
 from durable._replay.body import OpenStep
 from durable._replay.script import Inbound
-from durable.errors import RuntimeClosedError
+from durable.errors import DurableError, RuntimeClosedError
 
 logger = logging.getLogger("durable")
 
@@ -50,6 +50,13 @@ class EngineOptions:
     processes_max: int | None = None
     idle_runs_max: int = 1000
     runs_max: int = 10_000
+
+
+class _Waiter(NamedTuple):
+    """Somebody who waits for a run to come to rest; `parked` tells if a blocked one counts."""
+
+    end: asyncio.Future[RunEnd]
+    parked: bool
 
 
 class Engine:
@@ -73,7 +80,7 @@ class Engine:
         self._options = options
         self._loop = loop
         self._payloads = payloads
-        self._waiters: dict[str, list[asyncio.Future[RunEnd]]] = {}
+        self._waiters: dict[str, list[_Waiter]] = {}
         self._spawned: set[asyncio.Task[None]] = set()
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
@@ -120,10 +127,10 @@ class Engine:
         self._require_open()
         return await self._births.create(specs)
 
-    async def wait_end(self, run_id: str) -> RunEnd:
+    async def wait_end(self, run_id: str, parked: bool = True) -> RunEnd:
         """Return how the run came to rest; see `EnginePort`."""
         self._require_open()
-        waiter: asyncio.Future[RunEnd] = self._loop.create_future()
+        waiter = _Waiter(self._loop.create_future(), parked)
         waiters = self._waiters.setdefault(run_id, [])
         waiters.append(waiter)  # before reading: an end in between is not missed
         try:
@@ -133,8 +140,12 @@ class Engine:
                     event = await self.journal.reader.last_event(row.pk, run_id)
                     return RunEnd(row, None if event is None else event.payload)
                 if row.status == BLOCKED:
-                    return RunEnd(row, None)
-            return await waiter
+                    missing = decode_blocked(row.blocked).missing
+                    if missing is not None and registry.is_registered(missing):
+                        await self.resume(run_id)  # it is about to go on by itself
+                    elif parked:
+                        return RunEnd(row, None)
+            return await waiter.end
         finally:
             waiters.remove(waiter)
             if not waiters and self._waiters.get(run_id) is waiters:
@@ -208,6 +219,25 @@ class Engine:
         self._recovery.leave_behind(run.state.wake_at)
         self._recovery.made_room()
 
+    def interrupted(self, run: HotRun) -> None:
+        """Bring a run back from its history, because Ctrl-C hit its code."""
+        self._executor.cancel_all(run)
+        self.scheduler.remove(run)
+        birth, run.birth = run.birth, None
+        error = DurableError(f"Ctrl-C interrupted run {run.run_id} while its code was running")
+        run.drop(error)
+        if birth is not None:
+            birth.done(error)  # it was not recorded
+        elif not self._closed:
+            self._spawn(self._bring_back(run))
+
+    async def _bring_back(self, run: HotRun) -> None:
+        # After what it had submitted before is durable.
+        await self.journal.perform(Write(done=_ignore, vital=True))
+        row = await self.journal.reader.run_by_pk(run.row.pk)
+        if row is not None and row.status not in (BLOCKED, *FINISHED):
+            await self._loader.fetch(row, resumed=True)
+
     def expiry(self, run: HotRun, now_us: int) -> int | None:
         """Return when a run that ends now may be deleted."""
         kept = run.row.retention_us
@@ -247,8 +277,8 @@ class Engine:
 
     def _tell(self, run_id: str, end: RunEnd) -> None:
         for waiter in self._waiters.get(run_id, ()):
-            if not waiter.done():
-                waiter.set_result(end)
+            if not waiter.end.done() and (waiter.parked or end.row.status != BLOCKED):
+                waiter.end.set_result(end)
 
     # --- code that comes later --------------------------------------------------------------
 
@@ -326,8 +356,8 @@ class Engine:
             self.scheduler.remove(run)
         for waiters in list(self._waiters.values()):
             for waiter in waiters:
-                if not waiter.done() and not self._loop.is_closed():
-                    waiter.set_exception(closed)
+                if not waiter.end.done() and not self._loop.is_closed():
+                    waiter.end.set_exception(closed)
 
 
 def _ignore(error: BaseException | None) -> None:

@@ -191,7 +191,8 @@ class Loader:
 
     def _park_diverged(self, run: HotRun, body: Body) -> None:
         name = body.script.missing_name()
-        if name is not None and not registry.is_registered(name):
+        is_ours = name is not None and name.startswith("durable.")
+        if name is not None and not is_ours and not registry.is_registered(name):
             reason = f"step {name!r} is not registered in this process; {body.script.divergence}"
             self._host.block(run, "missing_code", reason, name)
         else:

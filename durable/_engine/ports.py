@@ -49,8 +49,8 @@ class EnginePort(Protocol):
     async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
         """Record runs; returns when they are durable."""
 
-    async def wait_end(self, run_id: str) -> RunEnd:
-        """Return the run's row and outcome once it is finished or blocked."""
+    async def wait_end(self, run_id: str, parked: bool = True) -> RunEnd:
+        """Return the run's row and outcome once it is finished, or blocked if `parked`."""
 
     async def cancel(self, run_id: str, reason: str | None) -> None:
         """Record a request to cancel."""

@@ -29,11 +29,10 @@ import weakref
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
-
-import cloudpickle
 
 from durable._engine.process_worker import TAKEN, read, receive, send
 from durable._engine.threads import Done, ThreadPool, Ticket
@@ -354,13 +353,19 @@ def _check_interpreter() -> None:
 # --- what crosses -------------------------------------------------------------------
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Sends functions behind a decorator by name too, instead of by value."""
+@cache
+def _pickler() -> Any:
+    import cloudpickle  # late, because most programs have no step for a process
 
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, FunctionType) and (name := _name_behind_decorator(obj)):
-            return pkgutil.resolve_name, (name,)
-        return super().reducer_override(obj)
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Sends functions behind a decorator by name too, instead of by value."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, FunctionType) and (name := _name_behind_decorator(obj)):
+                return pkgutil.resolve_name, (name,)
+            return super().reducer_override(obj)
+
+    return Pickler
 
 
 def _name_behind_decorator(fn: FunctionType) -> str | None:
@@ -380,7 +385,7 @@ def _name_behind_decorator(fn: FunctionType) -> str | None:
 
 def _dumps(payload: tuple[Any, ...]) -> bytes:
     with io.BytesIO() as file:
-        _Pickler(file).dump(payload)
+        _pickler()(file).dump(payload)
         return file.getvalue()
 
 

@@ -50,9 +50,9 @@ class RemoteEngine:
             for spec, row in zip(specs, existing, strict=True)
         ]
 
-    async def wait_end(self, run_id: str) -> RunEnd:
+    async def wait_end(self, run_id: str, parked: bool = True) -> RunEnd:
         """Return how the run came to rest; see `EnginePort`."""
-        answer = await self.client.call("wait_end", run_id=run_id)
+        answer = await self.client.call("wait_end", run_id=run_id, parked=parked)
         row = RunRow(*cast("list[Any]", answer["row"]))
         return RunEnd(row, cast("bytes | None", answer["payload"]))
 
@@ -121,7 +121,7 @@ def serve(engine: EnginePort) -> Callable[[str, Fields], Awaitable[Fields]]:
         return {"existing": [None if c.existing is None else list(c.existing) for c in created]}
 
     async def wait_end(fields: Fields) -> Fields:
-        end = await engine.wait_end(cast(str, fields["run_id"]))
+        end = await engine.wait_end(cast(str, fields["run_id"]), bool(fields["parked"]))
         return {"row": list(end.row), "payload": end.payload}
 
     async def cancel(fields: Fields) -> Fields:

@@ -88,7 +88,13 @@ class Scheduler:
             run = queue.popleft()
             run.scheduled = False
             if not run.gone and run.body is not None:
-                self._activate(run)
+                try:
+                    self._activate(run)
+                except BaseException:  # Ctrl-C: the program may go on, and so do the others
+                    self._waiting = bool(queue)
+                    if queue:
+                        self._loop.call_soon(self._drain)
+                    raise
             turns += 1
             if queue and turns % TURNS_PER_LOOK == 0 and self._clock.boot() >= end:
                 self._waiting = True

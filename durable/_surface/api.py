@@ -180,7 +180,10 @@ def resolve(workflow: object) -> Workflow[..., Any]:
 
 async def _start_in_body(calls: Sequence[Call]) -> list[Run[Any]]:
     for workflow, args, kwargs in calls:
-        resolve(workflow).bind(args, kwargs)
+        # What a name means depends on this process, so that is found out, and recorded, in
+        # the step; what the code itself gets wrong is told at once.
+        if not isinstance(workflow, str):
+            resolve(workflow).bind(args, kwargs)
     return await _start_children(list(calls), get_workflow_metadata().root_id)
 
 

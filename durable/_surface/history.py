@@ -11,7 +11,7 @@ from datetime import datetime
 
 from durable._authoring.primitives import from_us
 from durable._journal.failure import decode_failure
-from durable._journal.records import FINISHED, RunRow
+from durable._journal.records import FINISHED, PENDING, RunRow
 from durable._replay.events import ANSWERS, Event, EventKind
 from durable._surface.current import Access
 
@@ -100,10 +100,13 @@ async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
     """Return what an unfinished run waits for, in the order in which it began to."""
     if row.status in FINISHED:
         return ()
+    if row.status == PENDING:
+        return (f"its start at {from_us(row.wake_at or row.created_at).isoformat()}",)
     body = access.live_body(row.run_id)
     if body is not None:
         opened = {seq: f"step {s.step.name} (attempt {s.attempt})" for seq, s in body.steps.items()}
-        opened.update({seq: _wait(wait.due) for seq, wait in body.waits.items()})
+        waits = {seq: wait for seq, wait in body.waits.items() if wait.name != "timer"}
+        opened.update({seq: _wait(wait.due) for seq, wait in waits.items()})
         return tuple(opened[seq] for seq in sorted(opened))
     return _open_in(await access.reader.history(row.pk, row.run_id))
 

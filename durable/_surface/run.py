@@ -227,8 +227,12 @@ async def _ask_in_step(run_id: str, method: str, args: tuple[object, ...]) -> ob
 
 
 async def _result_in_step(run_id: str, timeout: float | None) -> object:
-    run: Run[object] = Run(run_id)
-    return await run.result(timeout)
+    # A parked child is no end: it goes on once somebody has acted, and the parent waits.
+    access = await current_runtime()
+    port = await access.port()
+    async with asyncio.timeout(timeout):
+        end = await port.wait_end(run_id, False)
+    return _outcome(access, end)
 
 
 # Asking again would not help: the answer of a run that has ended does not change.

@@ -438,9 +438,9 @@ class _Port:
         named = [replace(s, options=replace(s.options, run_id=s.run_id)) for s in specs]
         return cast("list[Created]", await self._ask("create", named))
 
-    async def wait_end(self, run_id: str) -> RunEnd:
+    async def wait_end(self, run_id: str, parked: bool = True) -> RunEnd:
         """See `EnginePort`."""
-        return cast(RunEnd, await self._ask("wait_end", run_id))
+        return cast(RunEnd, await self._ask("wait_end", run_id, parked))
 
     async def cancel(self, run_id: str, reason: str | None) -> None:
         """See `EnginePort`."""
