@@ -11,6 +11,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+# Begins the note that shows a recorded traceback on an exception.
+TRACEBACK_NOTE = "Recorded traceback"
+
 
 class DurableError(Exception):
     """Root of every error raised by this library."""
@@ -22,14 +25,17 @@ class DurableError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # Subclasses take other constructor arguments than the message, so the
         # object is rebuilt without calling __init__.
-        return (_rebuild, (type(self), self.args, self.__dict__))
+        return (_rebuild, (type(self), self.args), self.__dict__)
 
 
-def _rebuild(cls: type[DurableError], args: tuple[Any, ...], state: dict[str, Any]) -> DurableError:
+def _rebuild(cls: type[DurableError], args: tuple[Any, ...]) -> DurableError:
     error = cls.__new__(cls)
     error.args = args
-    error.__dict__.update(state)
     return error
+
+
+def _shown(error_type: str) -> str:
+    return error_type.removeprefix("builtins.")
 
 
 # --- raised by users inside steps ---------------------------------------------------
@@ -48,6 +54,9 @@ class RetryableError(DurableError):
             aware `datetime`, or a duration such as ``"1m"``. Default: the step's backoff.
 
     Retries still end after the step's `max_retries`.
+
+    Example:
+        ``raise RetryableError("the bank is busy", retry_after="1m")``
     """
 
     def __init__(
@@ -80,8 +89,11 @@ class StepFailedError(DurableError):
         self, step: str, attempts: int, error_type: str, error_message: str, traceback_text: str
     ) -> None:
         super().__init__(
-            f"step {step!r} failed after {attempts} attempt(s): {error_type}: {error_message}"
+            f"step {step!r} failed after {attempts} attempt(s): "
+            f"{_shown(error_type)}: {error_message}"
         )
+        if traceback_text:
+            self.add_note(f"{TRACEBACK_NOTE}:\n{traceback_text.rstrip()}")
         self.step = step
         self.attempts = attempts
         self.error_type = error_type
@@ -124,7 +136,7 @@ class WorkflowRunFailedError(_RunError):
     def __init__(
         self, run_id: str, error_type: str, error_message: str, traceback_text: str
     ) -> None:
-        super().__init__(run_id, f"run {run_id} failed: {error_type}: {error_message}")
+        super().__init__(run_id, f"run {run_id} failed: {_shown(error_type)}: {error_message}")
         self.error_type = error_type
         self.error_message = error_message
         self.traceback_text = traceback_text
@@ -134,7 +146,7 @@ class RemoteError(DurableError):
     """Stands for a recorded exception whose type cannot be rebuilt in this process."""
 
     def __init__(self, error_type: str, error_message: str, traceback_text: str) -> None:
-        super().__init__(f"{error_type}: {error_message}")
+        super().__init__(f"{_shown(error_type)}: {error_message}")
         self.error_type = error_type
         self.error_message = error_message
         self.traceback_text = traceback_text

@@ -25,6 +25,9 @@ class StepMetadata:
 
     `step_id` and `idempotency_key` stay the same over all attempts, crashes included:
     hand the key to services that de-duplicate. `attempt` counts from 1.
+
+    Example:
+        ``if get_step_metadata().attempt > 1: await bank.look_up(order)``
     """
 
     step_id: str
@@ -37,7 +40,11 @@ class StepMetadata:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowMetadata:
-    """Facts about the run whose body is asking. `started_at` is journal time (UTC)."""
+    """Facts about the run whose body is asking. `started_at` is journal time (UTC).
+
+    Example:
+        ``get_workflow_metadata().run_id``
+    """
 
     run_id: str
     workflow_name: str

@@ -52,7 +52,7 @@ async def sleep(duration: float | timedelta | datetime | str) -> None:
     """
     body = current_body()
     now_us = _clock.wall_us() if body is None else body.script.now_us
-    due_us, absolute = when(duration, now_us)
+    due_us, absolute = when(duration, now_us, what="sleep")
     if body is not None and absolute:
         await body.wait_until(due_us)
     else:
@@ -60,7 +60,11 @@ async def sleep(duration: float | timedelta | datetime | str) -> None:
 
 
 def now() -> datetime:
-    """Return the current time (UTC); in a body journal time, which replays identically."""
+    """Return the current time (UTC); in a body journal time, which replays identically.
+
+    Example:
+        ``due = now() + timedelta(days=14)``
+    """
     body = current_body()
     return from_us(_clock.wall_us() if body is None else body.script.now_us)
 
@@ -78,7 +82,11 @@ def random() -> _random.Random:
 
 
 def uuid4() -> uuid.UUID:
-    """Return a random UUID; in a body the same one on every replay."""
+    """Return a random UUID; in a body the same one on every replay.
+
+    Example:
+        ``invoice = str(uuid4())``
+    """
     body = current_body()
     if body is None:
         return uuid.uuid4()
@@ -99,6 +107,9 @@ def get_workflow_metadata() -> WorkflowMetadata:
 
     Raises:
         WrongContextError: not called from a workflow body.
+
+    Example:
+        ``customer = get_workflow_metadata().attributes["customer"]``
     """
     body = current_body()
     if body is None:
@@ -126,7 +137,11 @@ def get_step_metadata() -> StepMetadata:
 
 
 class ReplaySafeLogger(logging.LoggerAdapter[logging.Logger]):
-    """A logger that is silent while a body replays, and names the run in `extra`."""
+    """A logger that is silent while a body replays, and names the run in `extra`.
+
+    Example:
+        ``logger.info("packing %s", order)``
+    """
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's own name
         """Tell whether a record of `level` would be emitted here and now."""

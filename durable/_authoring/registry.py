@@ -12,9 +12,12 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+NAME_CHARS_MAX = 256
 
 
+@runtime_checkable
 class Definition(Protocol):
     """A workflow or a step."""
 
@@ -40,6 +43,41 @@ def default_name(fn: Callable[..., Any]) -> str:
         elif file:
             module = Path(file).stem
     return f"{module}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+
+
+def check_name(name: object) -> str | None:
+    """Return the name that a decorator was given, if one was.
+
+    Raises:
+        TypeError: it is no text. ValueError: it is empty, too long or unprintable.
+    """
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r} must be a text")
+    if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+        raise ValueError(
+            f"name={name[:40]!r} is not usable: give 1 to {NAME_CHARS_MAX} printable characters"
+        )
+    return name
+
+
+def refuse_misplaced(fn: object, what: str) -> None:
+    """Refuse to decorate a class, or what is a step or a workflow already.
+
+    Raises:
+        TypeError: it is one of these.
+    """
+    if isinstance(fn, type):
+        raise TypeError(
+            f"@{what} needs a function, got the class {fn.__qualname__}: "
+            f"put @{what} above its methods"
+        )
+    if isinstance(fn, Definition):
+        raise TypeError(
+            f"@{what} needs a function, got {fn!r}, which is decorated already: keep one "
+            f"decorator, or write {what}({fn.name}.fn) for the function in it"
+        )
 
 
 def register_workflow(definition: Definition) -> None:

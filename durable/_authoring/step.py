@@ -16,7 +16,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
-from durable._authoring.registry import default_name, register_step
+from durable._authoring.registry import (
+    check_name,
+    default_name,
+    refuse_misplaced,
+    register_step,
+)
 from durable._base.backoff import Backoff
 from durable._base.duration import parse_duration
 from durable._replay.loop import BodyLoop
@@ -47,6 +52,7 @@ class StepOptions:
     no_retry_on: ErrorTest = ()
     concurrency: int | None = None
     executor: Executor = "thread"
+    waits_for_run: bool = False  # ours: the attempt does nothing but wait for another run
 
     def retries(self, error: BaseException) -> bool:
         """Tell whether `error` may be answered with another attempt."""
@@ -66,6 +72,9 @@ class Step(Generic[P, R]):
         name: under which its outcomes are recorded.
         fn: the undecorated function.
         settings: its `StepOptions`.
+
+    Example:
+        ``receipt = await charge(order)`` in a body; ``await charge.fn(order)`` anywhere
     """
 
     def __init__(
@@ -78,7 +87,7 @@ class Step(Generic[P, R]):
         self._owner = owner
         functools.update_wrapper(self, fn)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Issue the step inside a workflow body; elsewhere run the function as written.
 
         A sync function called outside a body returns its plain value; for the type checker
@@ -87,7 +96,10 @@ class Step(Generic[P, R]):
         given = args if self._owner is None else (self._owner, *args)
         loop = _get_running_loop()
         if type(loop) is BodyLoop:
-            return _issue(loop._timers, self, given, kwargs)
+            issued = _issue(loop._timers, self, given, kwargs)
+            # What Python names when it is never awaited.
+            issued.__qualname__ = self.name  # type: ignore[attr-defined]
+            return issued
         return cast("Coroutine[Any, Any, R]", cast(Any, self.fn)(*given, **kwargs))
 
     def options(
@@ -107,7 +119,9 @@ class Step(Generic[P, R]):
             ``await charge.options(max_retries=0, timeout="10s")(order)``
         """
         changed = {name: value for name, value in locals().items() if name != "self"}
-        return Step(self.fn, self.name, _settle(self.settings, changed), self._owner)
+        settings = _settle(self.settings, changed)
+        _check_executor(self, settings)
+        return Step(self.fn, self.name, settings, self._owner)
 
     @overload
     def __get__(self, instance: None, owner: object = None) -> Step[P, R]: ...
@@ -155,14 +169,36 @@ def _settle(base: StepOptions, given: dict[str, Any]) -> StepOptions:
         raise ValueError(f"executor={chosen['executor']!r} is unknown: use 'thread' or 'process'")
     if not isinstance(chosen.get("backoff", base.backoff), Backoff):
         raise TypeError(f"backoff={chosen['backoff']!r} must be a durable.Backoff")
+    for name in ("retry_on", "no_retry_on"):
+        _check_error_test(name, chosen.get(name, ()))
     return replace(base, **chosen)
+
+
+def _check_error_test(name: str, test: object) -> None:
+    kinds = test if isinstance(test, tuple) else (test,) if isinstance(test, type) else None
+    if kinds is None and callable(test):
+        return
+    if kinds is None or not all(_is_error_type(kind) for kind in kinds):
+        raise TypeError(
+            f"{name}={test!r} is not usable: give an exception type, a tuple of them, or a "
+            "function from the exception to a bool"
+        )
+
+
+def _is_error_type(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)
+
+
+def _check_executor(step: Step[..., Any], settings: StepOptions) -> None:
+    if settings.executor == "process" and step.is_async:
+        raise ValueError(f'step {step.name} is async: executor="process" needs a plain "def"')
 
 
 class StepDecorator:
     """What ``@step(...)`` with options returns."""
 
     def __init__(self, name: str | None, settings: StepOptions) -> None:
-        self._name = name
+        self._name = check_name(name)
         self._settings = settings
 
     @overload
@@ -175,11 +211,11 @@ class StepDecorator:
             raise TypeError(
                 f"@step needs a function, got {fn!r}: put @staticmethod or @classmethod above @step"
             )
+        refuse_misplaced(fn, "step")
         if inspect.isasyncgenfunction(fn) or inspect.isgeneratorfunction(fn):
             raise TypeError(f"@step cannot record the generator function {fn.__qualname__}")
         made: Step[..., Any] = Step(fn, self._name or default_name(fn), self._settings)
-        if self._settings.executor == "process" and made.is_async:
-            raise ValueError(f'step {made.name} is async: executor="process" needs a plain "def"')
+        _check_executor(made, self._settings)
         register_step(made)
         return made
 
@@ -217,7 +253,7 @@ def step(
 
     Args:
         fn: an ``async def`` (runs on the host's loop) or a ``def`` (runs in a thread).
-        name: recorded name; default ``module.qualname``.
+        name: recorded name, 1 to 256 characters; default ``module.qualname``.
         max_retries: attempts after the first; default 3, 0 for none.
         backoff: delay between attempts; default exponential from 1 s to 60 s with jitter.
         timeout: limit of one attempt: seconds, `timedelta` or ``"1m"``; default none.

@@ -15,7 +15,8 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast,
 
 from durable._authoring import registry
 from durable._authoring.context import current_body
-from durable._base.duration import parse_duration, parse_instant
+from durable._base.clock import SystemClock
+from durable._base.duration import parse_duration, parse_instant, when
 from durable._base.ids import valid_run_id
 from durable.errors import NotAWorkflowError, WorkflowNotRegisteredError, WrongContextError
 
@@ -30,6 +31,8 @@ OnConflict = Literal["return", "raise"]
 ATTRIBUTES_MAX = 64
 ATTRIBUTE_CHARS_MAX = 256
 KEEP_FOR_EVER = -1
+
+_clock = SystemClock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,9 @@ class Workflow(Generic[P, R]):
         name: under which its runs are recorded.
         fn: the undecorated function.
         settings: its `StartOptions`.
+
+    Example:
+        ``run = await start(fulfil, "A-17")``; ``await fulfil("A-17")`` in another body
     """
 
     def __init__(
@@ -68,7 +74,7 @@ class Workflow(Generic[P, R]):
         self.owner = owner
         functools.update_wrapper(self, fn)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Inside a workflow body: run this workflow as a part of the caller's run.
 
         Raises:
@@ -243,6 +249,12 @@ def _check_deployment(value: object) -> str:
     return value
 
 
+def _check_at(value: datetime) -> int:
+    at_us = parse_instant(value, what="at")
+    when(value, _clock.wall_us(), what="at")  # refuses what is 100 years ahead
+    return at_us
+
+
 def check_retention(value: object) -> int:
     """Return a retention in microseconds, `KEEP_FOR_EVER` for ``"forever"``."""
     if value == "forever":
@@ -254,7 +266,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "run_id": ("run_id", _check_run_id),
     "on_conflict": ("on_conflict", _check_on_conflict),
     "delay": ("delay_us", lambda value: parse_duration(value, what="delay")),
-    "at": ("at_us", parse_instant),
+    "at": ("at_us", _check_at),
     "timeout": ("timeout_us", lambda value: parse_duration(value, what="timeout")),
     "attributes": ("attributes", check_attributes),
     "deployment_id": ("deployment_id", _check_deployment),
@@ -267,11 +279,12 @@ class WorkflowDecorator:
     """What ``@workflow(...)`` with options returns."""
 
     def __init__(self, name: str | None, settings: StartOptions) -> None:
-        self._name = name
+        self._name = registry.check_name(name)
         self._settings = settings
 
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]]) -> Workflow[P, R]:
         """Make `fn` a workflow."""
+        registry.refuse_misplaced(fn, "workflow")
         if not inspect.iscoroutinefunction(fn):
             shown = getattr(fn, "__qualname__", repr(fn))
             raise NotAWorkflowError(f"@workflow needs an `async def` function, got {shown}")
@@ -297,13 +310,13 @@ def workflow(
 
     Args:
         fn: the function. Its body may await steps, sleeps and asyncio's primitives.
-        name: recorded name; default ``module.qualname``. Give one if you may move or
-            rename the function while runs are alive.
+        name: recorded name, 1 to 256 characters; default ``module.qualname``. Give one
+            if you may move or rename the function while runs are alive.
         retention: how long finished runs are kept; default: the runtime's.
 
     Raises:
         NotAWorkflowError: `fn` is no ``async def``.
-        ValueError: the name is taken by another function.
+        ValueError, TypeError: the name is not usable, or taken by another function.
 
     Example:
         >>> @workflow

@@ -28,6 +28,7 @@ MAX_US = 36_525 * _DAY  # 100 years
 
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INSTANT_CURE = "use an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
 _CURE = 'use seconds, a timedelta, or text such as "1h30m", "500ms" or "2 days"'
 _TEXT_MAX = 64
 
@@ -70,7 +71,7 @@ def parse_duration(value: float | timedelta | str, *, what: str) -> int:
     elif isinstance(value, str):
         us = _parse_text(value, what)
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _refuse(what, value, f"is a {type(value).__name__}, not a duration")
+        raise _refuse(what, value, f"is {_kind(value)}, not a duration")
     else:
         us = _from_seconds(value, what)
     if us < 0:
@@ -87,17 +88,16 @@ def parse_instant(value: datetime, *, what: str = "time") -> int:
         DurationError: not a `datetime`, or a naive one, whose instant nobody knows.
     """
     if not isinstance(value, datetime):
-        raise _refuse(what, value, f"is a {type(value).__name__}, not a datetime")
+        raise _refuse(what, value, f"is {_kind(value)}, not a datetime", _INSTANT_CURE)
     try:
         if value.utcoffset() is None:
-            raise _refuse(
-                what, value, "has no time zone", "use an aware one, such as datetime.now(UTC)"
-            )
+            raise _refuse(what, value, "has no time zone", _INSTANT_CURE)
         return (value - _EPOCH) // _MICROSECOND
     except DurationError:
         raise
     except Exception as error:  # a tzinfo may be anybody's code
-        raise _refuse(what, value, f"has an unusable time zone ({error!r})") from error
+        cause = f"has an unusable time zone ({error!r})"
+        raise _refuse(what, value, cause, _INSTANT_CURE) from error
 
 
 def when(
@@ -153,6 +153,11 @@ def _parse_text(text: str, what: str) -> int:
         total += int(whole) * size - (-int(fraction or 0) * size // 10 ** len(fraction))
         position, last_size = part.end(), size
     return total
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _hint(text: str) -> str:

@@ -107,7 +107,7 @@ class Engine:
             self._suspects, self._commands.deadline,
         )  # fmt: skip
         self._recovery = Recovery(
-            journal, self.scheduler, self._loader, self._timers, clock, options.runs_max
+            journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )
         self._births = Births(journal, self._loader, self._recovery, payloads, clock)
         self._sweeper = Sweeper(journal, self._timers, clock)
@@ -198,6 +198,15 @@ class Engine:
     def post(self, run: HotRun, item: Inbound) -> None:
         """Put a step's outcome into its run's inbox."""
         self._activation.post(run, item)
+
+    def _has_room(self) -> bool:
+        # A run that waits for another one must not keep that one out of memory.
+        busy = len(self.scheduler) - self._executor.waiting_for_runs
+        return busy < self._options.runs_max
+
+    def made_room(self) -> None:
+        """Note that another run may come into memory."""
+        self._recovery.made_room()
 
     def attempt_over(self, run: HotRun, step: OpenStep) -> None:
         """Note that an attempt is not running any more."""

@@ -49,6 +49,9 @@ class Outcomes(Protocol):
     def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
         """Park a run whose step cannot even be begun."""
 
+    def made_room(self) -> None:
+        """Take note that an attempt only waits for another run, which needs a place too."""
+
     def attempt_over(self, run: HotRun, step: OpenStep) -> None:
         """Take note that an attempt is not running any more, whatever its outcome."""
 
@@ -123,6 +126,7 @@ class Executor:
 
     Attributes:
         post: where outcomes go; by default `outcomes.post`.
+        waiting_for_runs: running attempts that do nothing but wait for another run.
     """
 
     def __init__(
@@ -148,6 +152,7 @@ class Executor:
         self._limits: dict[str, _Limit] = {}
         self._running: set[Attempt] = set()
         self._stopped = False
+        self.waiting_for_runs = 0
         self._nobody_left: asyncio.Future[None] | None = None
         self.suspects: Suspects | None = None
         self.post: Callable[[HotRun, Inbound], None] = outcomes.post
@@ -177,6 +182,9 @@ class Executor:
         attempt.began_us = self._clock.wall_us()
         run.attempts[step.seq] = attempt
         self._running.add(attempt)
+        if made.settings.waits_for_run:
+            self.waiting_for_runs += 1
+            self._outcomes.made_room()
         try:
             args, kwargs = self._payloads.decode_call(step.payload)
         except PayloadDecodeError as error:
@@ -351,6 +359,8 @@ class Executor:
         attempt.step.running = False
         attempt.run.attempts.pop(attempt.step.seq, None)
         self._running.discard(attempt)
+        if attempt.settings.waits_for_run:
+            self.waiting_for_runs -= 1
         if attempt.timeout is not None:
             attempt.timeout.cancel()
         if attempt.settings.concurrency is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from durable._authoring import registry
 from durable._base.clock import Clock
@@ -29,7 +30,7 @@ class Recovery:
     """See the module's docstring.
 
     Args:
-        runs_max: how many runs may be in memory before no more due ones are brought in.
+        room: tells whether another due run may be brought into memory.
 
     Attributes:
         missing: run ids of parked runs by the name of the code they wait for.
@@ -42,14 +43,14 @@ class Recovery:
         loader: Loader,
         timers: Timers,
         clock: Clock,
-        runs_max: int,
+        room: Callable[[], bool],
     ) -> None:
         self._journal = journal
         self._scheduler = scheduler
         self._loader = loader
         self._timers = timers
         self._clock = clock
-        self._runs_max = runs_max
+        self._room = room
         self._task: asyncio.Task[None] | None = None
         self._again = False
         self._backlog = False
@@ -71,7 +72,7 @@ class Recovery:
 
     def has_room(self) -> bool:
         """Tell whether a new run may be taken into memory at once."""
-        return len(self._scheduler) < self._runs_max
+        return self._room()
 
     def leave_behind(self, wake_at: int | None) -> None:
         """Note that a run is a row only, due at `wake_at`."""

@@ -135,6 +135,16 @@ class ControlServer:
         self._close_listener()
         await asyncio.sleep(0)  # aborted transports close in the next turn of the loop
 
+    def abandon(self) -> None:
+        """Let go of everything at once, because the loop that served it is closed."""
+        self.retire()
+        if self._pid != os.getpid():
+            return
+        sockets.remove(self.socket_path, self._made)
+        self._close_listener()
+        for connection in self._connections.values():
+            connection.hang_up()
+
     def _cancel_all(self) -> set[asyncio.Task[None]]:
         self._closer = asyncio.current_task()
         ending: set[asyncio.Task[None] | None] = {self._accepting, None}
@@ -246,6 +256,11 @@ class _Connection:
             sockets.close(self._peer)
         else:
             sockets.abort(self._peer, self._writer)
+
+    def hang_up(self) -> None:
+        """End the connection for the client; a closed loop's transport cannot be closed."""
+        with suppress(OSError):  # ended already, or taken over by the loop and closed with it
+            self._peer.shutdown(socket.SHUT_RDWR)
 
     async def _receive(self, frame: dict[str, object]) -> None:
         match frame:

@@ -214,7 +214,7 @@ async def own_or_connect(
             await client.connect()
         except OwnerLostError as error:
             if waited >= patience_seconds:
-                raise lock.locked_error() from error
+                raise lock.unreachable_error() from error
         else:
             return client
         await asyncio.sleep(pause)

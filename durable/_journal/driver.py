@@ -62,6 +62,9 @@ class Driver(Protocol):
     def abandon(self) -> None:
         """Like `close`, without waiting for anything: the process is going down."""
 
+    def wait_stopped(self, seconds: float) -> bool:
+        """Wait at most `seconds` after `abandon`; tell whether nothing runs any more."""
+
 
 DriverFactory = Callable[[str, bool], Driver]
 
@@ -151,10 +154,11 @@ class ThreadDriver(aiosqlite.Connection):
             # child must never run its destructor.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
 
-    def wait_stopped(self, seconds: float) -> None:
-        """Wait at most `seconds` for the thread to end."""
+    def wait_stopped(self, seconds: float) -> bool:
+        """Wait at most `seconds` for the thread to end, and tell whether it has."""
         if self._thread.is_alive() and not self._forked:
             self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _enqueue(self, work: Callable[[], T], done: Done[T]) -> None:
         if self._forked:
@@ -295,6 +299,10 @@ class InlineDriver:
         self._running = False
         self._queue.clear()
         self._disconnect()
+
+    def wait_stopped(self, seconds: float) -> bool:
+        """Nothing runs outside the loop."""
+        return True
 
     def _enqueue(self, work: Callable[[], T], done: Done[T]) -> None:
         if not self._running:

@@ -17,20 +17,21 @@ Does not decide what a body or a caller sees when nothing can be rebuilt.
 from __future__ import annotations
 
 import asyncio
+import io
 import pickle
 import re
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 from durable._journal.codec import Codec
-from durable.errors import PayloadDecodeError, RemoteError
+from durable.errors import TRACEBACK_NOTE, PayloadDecodeError, RemoteError
 
-__all__ = ["TRACEBACK_NOTE", "Failure", "decode_failure", "encode_failure"]
-
-TRACEBACK_NOTE = "Traceback in the step"
+__all__ = ["Failure", "decode_failure", "encode_failure"]
 
 _NODES_MAX = 64  # exceptions recorded of one failure, causes and group members included
 _NOTES_MAX = 32
@@ -92,14 +93,14 @@ class Failure:
         if error is None:
             return None
         _dress(error, self)
-        if self.traceback_text:
-            error.add_note(f"{TRACEBACK_NOTE} (recorded):\n{self.traceback_text.rstrip()}")
+        _note_traceback(error, self)
         return error
 
     def remote(self) -> RemoteError:
         """A `RemoteError` with the same texts, notes and causes."""
         error = RemoteError(self.error_type, self.message, self.traceback_text)
         _dress(error, self)
+        _note_traceback(error, self)
         return error
 
     def _revive(self, strict: bool) -> BaseException | None:
@@ -266,10 +267,46 @@ def _holds_signal(exc: BaseException) -> bool:
     return isinstance(exc, _SIGNALS)
 
 
+class _Lean(pickle.Pickler):
+    """Pickles an exception without those of its attributes that cannot be pickled."""
+
+    def __init__(self, file: io.BytesIO, exc: BaseException) -> None:
+        super().__init__(file, protocol=5)
+        self._exc = exc
+
+    def reducer_override(self, obj: object) -> Any:
+        if obj is not self._exc:
+            return NotImplemented
+        make, args, *state = cast("tuple[Any, ...]", obj.__reduce_ex__(5))
+        if not state or not isinstance(state[0], dict):
+            return NotImplemented
+        return make, args, {key: each for key, each in state[0].items() if _is_sound(each)}
+
+
+def _is_sound(value: object) -> bool:
+    try:
+        pickle.loads(pickle.dumps(value, protocol=5))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # somebody's code: it may raise anything
+        return False
+    return True
+
+
+def _lean(exc: BaseException) -> bytes:
+    file = io.BytesIO()
+    _Lean(file, exc).dump(exc)
+    return file.getvalue()
+
+
 def _trial(exc: BaseException) -> bytes | None:
     """The pickled exception, if loading it gives the same one."""
+    return _checked(exc, partial(pickle.dumps, protocol=5)) or _checked(exc, _lean)
+
+
+def _checked(exc: BaseException, dump: Callable[[BaseException], bytes]) -> bytes | None:
     try:
-        pickled = pickle.dumps(exc, protocol=5)
+        pickled = dump(exc)
         back = _trusted_load(pickled)
         same = type(back) is type(exc) and _same_args(back, exc) and _same_text(back, exc)
     except Exception:
@@ -352,3 +389,8 @@ def _dress(error: BaseException, failure: Failure) -> None:
     if isinstance(error, BaseExceptionGroup) and failure.pickled is not None:
         for member, recorded in zip(error.exceptions, failure.group, strict=False):
             _dress(member, recorded)
+
+
+def _note_traceback(error: BaseException, failure: Failure) -> None:
+    if failure.traceback_text:
+        error.add_note(f"{TRACEBACK_NOTE}:\n{failure.traceback_text.rstrip()}")

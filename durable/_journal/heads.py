@@ -24,6 +24,10 @@ class Transform(Protocol):
     `tag` (1 to 32 ASCII characters) is stored with each payload. To change a key, change
     the tag and let `decode` tell old from new. Errors of `encode` refuse the value,
     errors of `decode` block the run; neither is fatal.
+
+    Example:
+        ``Codec(transform=Squeeze())``, where `Squeeze` has ``tag = "zlib-1"``,
+        ``encode = staticmethod(zlib.compress)``, ``decode = staticmethod(zlib.decompress)``
     """
 
     @property

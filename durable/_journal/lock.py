@@ -20,6 +20,7 @@ import logging
 import os
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 from typing import TypedDict
@@ -60,9 +61,13 @@ _TYPES: dict[str, type] = {
     "pid": int, "socket": str, "since": int, "command": str, "ended": str,
 }  # fmt: skip
 
-# (st_dev, st_ino) of a lock file -> (pid that locked it, journal path as given there).
-# The pid makes an entry inherited through fork count for nothing in the child.
-_held_here: dict[tuple[int, int], tuple[int, str]] = {}
+# (st_dev, st_ino) of a lock file -> who locked it. An entry inherited through fork counts
+# for nothing in the child.
+_held_here: dict[tuple[int, int], OwnerLock] = {}
+
+
+def _in_use() -> bool:
+    return False
 
 
 class OwnerLock:
@@ -70,6 +75,8 @@ class OwnerLock:
 
     Args:
         journal_path: a canonical journal path or URI. The journal need not exist.
+        let_go: called when this process wants the lock once more. True: the holder could
+            not be used any more, and has released it. Default: it is in use.
 
     Example:
         >>> lock = OwnerLock("/tmp/app.db")
@@ -77,9 +84,10 @@ class OwnerLock:
         ...     lock.release()
     """
 
-    def __init__(self, journal_path: str) -> None:
+    def __init__(self, journal_path: str, let_go: Callable[[], bool] = _in_use) -> None:
         self.journal_path = journal_path
         self.path = journal_file(journal_path) + ".lock"
+        self._let_go = let_go
         self._descriptor: int | None = None
         self._pid = os.getpid()
         self._info: OwnerInfo = {}
@@ -166,13 +174,29 @@ class OwnerLock:
             "stop it, or open with client=True to work through it",
         )
 
-    def release(self) -> None:
-        """Give the lock up; nothing happens when it is not held, or after a fork."""
+    def unreachable_error(self) -> JournalLockedError:
+        """The error for those who cannot work through the owner either."""
+        holder = self.holder() or {}
+        pid, command = holder.get("pid"), holder.get("command", "unknown command")
+        return JournalLockedError(
+            self.journal_path,
+            pid,
+            f"the journal {self.journal_path} is owned by process {pid} ({command}), which does "
+            "not listen for clients: it may have ended its event loop without closing its "
+            "Runtime; close that Runtime, or stop the process",
+        )
+
+    def release(self, *, forget: bool = True) -> None:
+        """Give the lock up; nothing happens when it is not held, or after a fork.
+
+        With `forget` False what was published stays, for the next owner to read.
+        """
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None or self.forked:
             return
-        with suppress(OSError):  # the entry of an owner that is gone on purpose
-            os.ftruncate(descriptor, 0)
+        if forget:
+            with suppress(OSError):  # the entry of an owner that is gone on purpose
+                os.ftruncate(descriptor, 0)
         with forkguard.forking:
             _held_here.pop(_identity(descriptor), None)
             # Unlocked by name and not only by closing: a child forked by foreign code
@@ -227,9 +251,9 @@ class OwnerLock:
         )
 
     def _lock(self, descriptor: int) -> bool:
-        pid, path = _held_here.get(_identity(descriptor), (None, ""))
-        if pid == os.getpid():
-            raise self._held_error(path)
+        holder = _held_here.get(_identity(descriptor))
+        if holder is not None and not holder.forked and not holder._let_go():
+            raise self._held_error(holder.journal_path)
         flock = _flock_module()
         try:
             flock.flock(descriptor, flock.LOCK_EX | flock.LOCK_NB)
@@ -245,7 +269,7 @@ class OwnerLock:
             self.journal_path,
             os.getpid(),
             f"the journal {self.journal_path} is open already in this process {os.getpid()}"
-            f"{known_as}: use that Runtime, or close it first",
+            f"{known_as}: use that Runtime, or close it (or its event loop) first",
         )
 
     def _flock_error(self, error: OSError) -> JournalError:
@@ -264,7 +288,7 @@ class OwnerLock:
         return (status.st_dev, status.st_ino) == _identity(descriptor)
 
     def _keep(self, descriptor: int, info: OwnerInfo) -> None:
-        _held_here[_identity(descriptor)] = (os.getpid(), self.journal_path)
+        _held_here[_identity(descriptor)] = self
         self._descriptor = descriptor
         self.previous = _parse_info(os.pread(descriptor, _INFO_BYTES_MAX, 0)) or {}
         self._info = {"pid": os.getpid()}

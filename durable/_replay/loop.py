@@ -28,6 +28,7 @@ from contextvars import Context, copy_context
 from typing import Any, NoReturn, Protocol, TypeVarTuple
 
 from durable._replay.siblings import ENSURE_FUTURE, siblings
+from durable._replay.source import Place, creator
 from durable.errors import DurationError, NotInBodyError
 
 T = TypeVarTuple("T")
@@ -129,10 +130,14 @@ class StepFuture(BodyFuture):
 
 
 class BodyTask(asyncio.Task[Any]):
-    """A task whose place in a set depends on nothing but the run and its order of creation."""
+    """A task whose place in a set depends on nothing but the run and its order of creation.
 
-    __slots__ = ("_order",)
+    `made_at` is where it was created, for messages about one that has no line of its own.
+    """
+
+    __slots__ = ("_order", "made_at")
     _order: int
+    made_at: Place
 
     def __hash__(self) -> int:
         return self._order
@@ -286,7 +291,9 @@ class BodyLoop(asyncio.AbstractEventLoop):
         if caller.f_code is ENSURE_FUTURE and coro not in self._early:
             for sibling in siblings(caller, coro):
                 self._early[sibling] = self._new_task(sibling, None, None)
-        return self._early.pop(coro, None) or self._new_task(coro, name, context)
+        task = self._early.pop(coro, None) or self._new_task(coro, name, context)
+        task.made_at = creator(caller)
+        return task
 
     def _new_task(
         self, coro: Coroutine[Any, Any, Any], name: object, context: Context | None

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from durable._authoring.context import current_body
 from durable._authoring.primitives import get_step_metadata, get_workflow_metadata
@@ -61,9 +61,17 @@ async def start(workflow: Any, /, *args: Any, **kwargs: Any) -> Run[Any]:
     return (await begin(await current_runtime(), [(workflow, args, kwargs)]))[0]
 
 
+@overload
 async def start_many(
-    workflow: Workflow[..., R] | str, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
-) -> list[Run[R]]:
+    workflow: Workflow[..., R], arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+) -> list[Run[R]]: ...
+@overload
+async def start_many(
+    workflow: str, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+) -> list[Run[Any]]: ...
+async def start_many(
+    workflow: Any, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+) -> list[Run[Any]]:
     """Start one run for each set of arguments, together in few transactions.
 
     Args:
@@ -73,12 +81,17 @@ async def start_many(
     Returns:
         The handles in the order of `arguments`, once all are recorded.
 
+    Raises:
+        TypeError: a run's arguments are no tuple, list or mapping, or do not fit.
+        Otherwise as `start`; in all cases none of the runs was recorded, but for a taken
+        `run_id`, which refuses its own run alone.
+
     Example:
         ``runs = await start_many(fulfil, [("A-17",), ("A-18",)])``
     """
     calls = calls_of(workflow, arguments)
     if current_body() is not None:
-        return cast("list[Run[R]]", await _start_in_body(calls))
+        return await _start_in_body(calls)
     return await begin(await current_runtime(), calls)
 
 

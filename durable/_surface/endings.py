@@ -5,16 +5,22 @@ the process went down on request, so that the attempts it was making are not hel
 their steps, as those of a crash are.
 
 SIGTERM keeps its default effect and exit status; the handler is installed only where the
-program has none of its own, and taken away with the last runtime.
+program has none of its own, and taken away with the last runtime. It is Python code, so it
+needs the main thread to wake: a signal that arrives just before the loop waits for events,
+or in another thread, interrupts no wait. So the signal also writes to a pipe that the loop
+watches. The loop's own signal handlers are not used: they would wait for a busy loop, and
+closing a loop puts the default in place of whatever the program has installed meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import signal
 import threading
 import weakref
+from contextlib import suppress
 from types import FrameType
 from typing import Protocol
 
@@ -30,22 +36,70 @@ class Ending(Protocol):
 
 
 _alive: weakref.WeakSet[Ending] = weakref.WeakSet()
+_waker: _Waker | None = None
 
 
 def watch(runtime: Ending) -> None:
-    """Look after an open runtime."""
+    """Look after an open runtime of the running loop."""
     _alive.add(runtime)
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) in {signal.SIG_DFL, _on_sigterm}:
         signal.signal(signal.SIGTERM, _on_sigterm)
+        _wake(asyncio.get_running_loop())
 
 
 def forget(runtime: Ending) -> None:
     """Look no more after a runtime that is being closed."""
     _alive.discard(runtime)
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and not _alive and signal.getsignal(signal.SIGTERM) is _on_sigterm:
+    if _alive or threading.current_thread() is not threading.main_thread():
+        return
+    _wake(None)
+    if signal.getsignal(signal.SIGTERM) is _on_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class _Waker:
+    """A pipe through which signals wake one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._pid = os.getpid()
+        self._heard, self._told = os.pipe()
+        os.set_blocking(self._heard, False)
+        os.set_blocking(self._told, False)
+        before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+        if before != -1:  # something wakes it already, such as uvloop
+            signal.set_wakeup_fd(before)
+            with suppress(OSError):  # nothing came in between
+                os.write(before, os.read(self._heard, 4096))
+        with suppress(NotImplementedError):  # a loop of another kind, which is left as it is
+            loop.add_reader(self._heard, self._read)
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._heard, 4096)
+
+    def close(self) -> None:
+        before = signal.set_wakeup_fd(-1)
+        if before not in {-1, self._told}:
+            signal.set_wakeup_fd(before)
+        # A forked child would take it out of the parent's loop: the kernel's list is shared.
+        if self._pid == os.getpid() and not self.loop.is_closed():
+            with suppress(NotImplementedError):
+                self.loop.remove_reader(self._heard)
+        os.close(self._heard)
+        os.close(self._told)
+
+
+def _wake(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Have signals wake this loop, or none."""
+    global _waker
+    if _waker is not None and _waker.loop is not loop:
+        _waker.close()
+        _waker = None
+    if _waker is None and loop is not None:
+        _waker = _Waker(loop)
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:

@@ -22,6 +22,9 @@ class RunStatus(str):
     Attributes:
         reason: why the run is blocked, else None.
         waiting_for: what it waits for, such as ``"step app.charge (attempt 2)"``.
+
+    Example:
+        ``if (status := await run.status()) == "blocked": print(status.reason)``
     """
 
     __slots__ = ("reason", "waiting_for")
@@ -53,6 +56,9 @@ class HistoryEvent:
         ref: number of the event it answers, None for none.
         due: when the wait or the next attempt is due (UTC), if it is about one.
         value: preview of the recorded value; of an error, its type and message.
+
+    Example:
+        ``steps = [e.name for e in await run.events() if e.kind == "step_completed"]``
     """
 
     seq: int
@@ -92,7 +98,7 @@ def _value(access: Access, kind: EventKind, payload: bytes) -> object:
         return payload.decode()
     if kind in _ERRORS:
         failure = decode_failure(payload, access.payloads.codec)
-        return f"{failure.error_type}: {failure.message}"
+        return f"{failure.error_type.removeprefix('builtins.')}: {failure.message}"
     return access.payloads.preview(payload)
 
 

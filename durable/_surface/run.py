@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
 
 from durable._authoring.context import current_body
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
-from durable._engine.ports import RunEnd
+from durable._base.duration import parse_duration
+from durable._engine.ports import EnginePort, RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
 from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, FAILED, RunRow
 from durable._surface.current import Access, current_runtime
@@ -29,6 +30,7 @@ from durable.errors import (
 
 R = TypeVar("R", covariant=True)
 T = TypeVar("T")
+Duration = float | timedelta | str
 
 
 class Run(Generic[R]):
@@ -47,29 +49,37 @@ class Run(Generic[R]):
 
     # --- the outcome ------------------------------------------------------------------
 
-    async def result(self, timeout: float | None = None) -> R:
+    async def result(self, timeout: Duration | None = None) -> R:
         """Wait for the run's end and return its result.
 
         Args:
-            timeout: give up waiting after this many seconds; the run goes on.
+            timeout: give up waiting after this time (seconds, a `timedelta` or text such as
+                ``"1m"``); the run goes on. Default: wait for ever.
 
         Raises:
             WorkflowRunFailedError: it failed; `__cause__` is the original exception.
             WorkflowRunCancelledError: it was cancelled.
             WorkflowRunBlockedError: it cannot go on before somebody acts.
             WorkflowRunNotFoundError: there is no such run.
-            TimeoutError: `timeout` is over.
+            TimeoutError: `timeout` is over. DurationError: it is not usable.
         """
+        seconds = None if timeout is None else parse_duration(timeout, what="timeout") / 1e6
         if current_body() is not None:
-            return cast(R, await _in_body_result(self.run_id, timeout))
+            return cast(R, await _in_body_result(self.run_id, seconds))
         access = await self._way()
-        port = await access.port()
-        if timeout is None:
-            end = await port.wait_end(self.run_id)
-        else:
-            async with asyncio.timeout(timeout):
-                end = await port.wait_end(self.run_id)
-        return cast(R, _outcome(access, end))
+        return cast(R, _outcome(access, await self._end(await access.port(), seconds)))
+
+    async def _end(self, port: EnginePort, seconds: float | None) -> RunEnd:
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await port.wait_end(self.run_id)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(
+                f"run {self.run_id} has not ended within {seconds:g} s: it goes on, ask again"
+            ) from None
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.result().__await__()
@@ -239,5 +249,5 @@ async def _result_in_step(run_id: str, timeout: float | None) -> object:
 _ONCE = StepOptions(max_retries=0)
 _IN_BODY: Step[[str, str, tuple[object, ...]], object] = Step(_ask_in_step, "durable.run", _ONCE)
 _in_body_result: Step[[str, float | None], object] = Step(
-    _result_in_step, "durable.run.result", _ONCE
+    _result_in_step, "durable.run.result", StepOptions(max_retries=0, waits_for_run=True)
 )

@@ -11,23 +11,21 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from weakref import WeakSet
 
-from durable._authoring.workflow import KEEP_FOR_EVER, Workflow, check_retention
+from durable._authoring.workflow import Workflow
 from durable._base.clock import Clock, SystemClock
-from durable._base.duration import parse_duration
-from durable._engine.engine import Engine, EngineOptions
+from durable._engine.engine import Engine
 from durable._engine.payloads import EnginePayloads
-from durable._engine.ports import Created, EnginePort, RunEnd, RunSpec
+from durable._engine.ports import EnginePort
 from durable._engine.remote import RemoteEngine, serve
 from durable._journal.codec import Codec
 from durable._journal.control import ControlServer
 from durable._journal.control_client import ControlClient, OwnerLostError, own_or_connect
-from durable._journal.driver import DriverFactory, ThreadDriver
+from durable._journal.driver import Driver, DriverFactory, ThreadDriver
 from durable._journal.filesystem import canonical_journal_path, check_filesystem
 from durable._journal.journal import Journal
 from durable._journal.lock import OwnerInfo, OwnerLock
@@ -36,17 +34,27 @@ from durable._journal.sockets import socket_path_of
 from durable._replay.body import Body
 from durable._surface import current, endings
 from durable._surface.api import begin, calls_of
+from durable._surface.options import Duration, check_codec, check_durability, engine_options
+from durable._surface.port import CurrentPort, to_the_end
 from durable._surface.run import Run
-from durable.errors import ForkedJournalError, RuntimeClosedError, RuntimeNotRunningError
+from durable.errors import (
+    ForkedJournalError,
+    JournalLockedError,
+    RuntimeClosedError,
+    RuntimeNotRunningError,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Duration = float | timedelta | str
 
 logger = logging.getLogger("durable")
 
 # Until the next try to become owner or client after one that failed, as on a full disk.
 _RETRY_SECONDS, _RETRY_SECONDS_MAX = 1.0, 60.0
+# How long an owner may be silent at first, as while it opens a large journal, unremarked.
+_SILENCE_SECONDS = 3.0
+# How long another opening waits for what the writer of a closed loop is doing.
+_LET_GO_SECONDS = 5.0
 
 
 class Runtime:
@@ -94,6 +102,8 @@ class Runtime:
         clock: Clock | None = None,
         driver: DriverFactory = ThreadDriver,
     ) -> None:
+        check_durability(durability)
+        check_codec(codec)
         self.path = canonical_journal_path(path)
         self.payloads = EnginePayloads(codec or Codec())
         self._durability = durability
@@ -101,15 +111,12 @@ class Runtime:
         self._allow_unsafe = allow_unsafe_filesystem
         self._clock = clock or SystemClock()
         self._driver = driver
-        self._options = EngineOptions(
-            retention_us=KEEP_FOR_EVER if retention is None else check_retention(retention),
-            grace_us=parse_duration(grace, what="grace"),
-            drain_seconds=drain_seconds,
-            threads_max=threads,
-            processes_max=processes,
-            idle_runs_max=idle_runs,
-        )
+        self._options = engine_options(
+            retention=retention, grace=grace, drain_seconds=drain_seconds, threads=threads,
+            processes=processes, idle_runs=idle_runs,
+        )  # fmt: skip
         self._lock = OwnerLock(self.path)
+        self._drivers: WeakSet[Driver] = WeakSet()
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._journal: Journal | None = None
@@ -151,7 +158,7 @@ class Runtime:
             raise RuntimeNotRunningError("a Runtime is opened once: make a new one to open again")
         self._loop = asyncio.get_running_loop()
         # Here and not in __init__: a Runtime may be made before a fork and opened after it.
-        self._pid, self._lock = os.getpid(), OwnerLock(self.path)
+        self._pid, self._lock = os.getpid(), OwnerLock(self.path, self._let_go)
         try:
             check_filesystem(self.path, allow_unsafe=self._allow_unsafe)
             await self._change_over()
@@ -173,7 +180,7 @@ class Runtime:
                 if not self._lock.acquire(info):
                     raise self._lock.locked_error()
             if connection is None:
-                await _to_the_end(self._own())
+                await to_the_end(self._own())
                 return
             if await self._follow(connection):
                 return
@@ -209,6 +216,8 @@ class Runtime:
     async def _follow(self, connection: ControlClient) -> bool:
         """Work through the owner; False when it was lost before it served us."""
         remote = RemoteEngine(connection)
+        assert self._loop is not None
+        silence = self._clock.call_later(self._loop, _SILENCE_SECONDS, self._owner_is_silent)
         try:
             await remote.hello()  # it may still be opening the journal, or making it
             if self._journal is None:
@@ -218,9 +227,24 @@ class Runtime:
         except BaseException:
             await connection.close()
             raise
+        finally:
+            silence.cancel()
         self._remote = remote
         connection.lost.add_done_callback(self._owner_lost)
         return True
+
+    def _owner_is_silent(self) -> None:
+        holder = self._lock.holder() or {}
+        logger.warning(
+            "the owner of the journal %s, process %s (%s), does not answer: waiting until it has "
+            "opened the journal, or ends. If its event loop is stopped, end it",
+            self.path, holder.get("pid"), holder.get("command"),
+        )  # fmt: skip
+
+    def _make_driver(self, uri: str, read_only: bool) -> Driver:
+        driver = self._driver(uri, read_only)
+        self._drivers.add(driver)
+        return driver
 
     async def _open_journal(self, *, owner: bool) -> Journal:
         return await Journal.open(
@@ -228,7 +252,7 @@ class Runtime:
             clock=self._clock,
             codec=self.payloads.codec,
             durability=self._durability,
-            driver_factory=self._driver,
+            driver_factory=self._make_driver,
             owner=owner,
             still_owned=self._lock.intact if owner else None,
             went_down="ended" in self._lock.previous,
@@ -273,6 +297,26 @@ class Runtime:
         self._closed = True
         if self._engine is not None and self._pid == os.getpid():
             self._engine.abandon()
+
+    def _let_go(self) -> bool:
+        """Free the lock for another opening in this process, if our loop is closed."""
+        if self._loop is None or not self._loop.is_closed():
+            return False
+        self.abandon()
+        for driver in list(self._drivers):
+            driver.abandon()
+            if not driver.wait_stopped(_LET_GO_SECONDS):
+                raise JournalLockedError(
+                    self.path, self._pid,
+                    f"the journal {self.path} was open in an event loop that is closed, and its "
+                    f"last write takes over {_LET_GO_SECONDS:g} s: see to the disk and try again",
+                )  # fmt: skip
+        self.going_down("its event loop was closed")
+        if self._server is not None:
+            self._server.abandon()
+        self._lock.release(forget=False)
+        endings.forget(self)
+        return True
 
     def going_down(self, cause: str) -> None:
         """Leave the note that the process ends on request, not by a crash."""
@@ -325,7 +369,7 @@ class Runtime:
     async def port(self) -> EnginePort:
         """Return the port that commands go to; for handles of runs."""
         self._require_open()
-        return _Port(self)
+        return CurrentPort(self)
 
     async def engine(self) -> EnginePort:
         """Return the engine that is current: our own, or the owner's."""
@@ -419,60 +463,6 @@ class Runtime:
 
     def __repr__(self) -> str:
         return f"<Runtime {self.path}>"
-
-
-class _Port:
-    """Sends each command to the engine that is current, again if its process is lost."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
-        """See `EnginePort`."""
-        engine = await self._runtime.engine()
-        try:
-            return await engine.create(specs)
-        except OwnerLostError:
-            self._runtime.lost(engine)
-        # The lost owner may have recorded them, so from now on these ids are asked for.
-        named = [replace(s, options=replace(s.options, run_id=s.run_id)) for s in specs]
-        return cast("list[Created]", await self._ask("create", named))
-
-    async def wait_end(self, run_id: str, parked: bool = True) -> RunEnd:
-        """See `EnginePort`."""
-        return cast(RunEnd, await self._ask("wait_end", run_id, parked))
-
-    async def cancel(self, run_id: str, reason: str | None) -> None:
-        """See `EnginePort`."""
-        await self._ask("cancel", run_id, reason)
-
-    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
-        """See `EnginePort`."""
-        return cast(int, await self._ask("wake_up", run_id, waits))
-
-    async def resume(self, run_id: str) -> None:
-        """See `EnginePort`."""
-        await self._ask("resume", run_id)
-
-    async def _ask(self, method: str, *args: object) -> object:
-        while True:
-            engine = await self._runtime.engine()
-            try:
-                return await getattr(engine, method)(*args)
-            except OwnerLostError:
-                self._runtime.lost(engine)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`; a cancellation is passed on only once it is over."""
-    task = asyncio.get_running_loop().create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen: who was cancelled does not ask for it
-        raise
 
 
 current.set_factory(Runtime)

@@ -37,8 +37,9 @@ from durable._journal.codec import Codec
 from durable._journal.driver import DriverFactory
 from durable._surface.api import new_event_loop
 from durable._surface.history import HistoryEvent, RunStatus
+from durable._surface.options import Duration
 from durable._surface.run import Run
-from durable._surface.runtime import Duration, Runtime
+from durable._surface.runtime import Runtime
 from durable.errors import (
     ForkedJournalError,
     RuntimeClosedError,
@@ -136,12 +137,20 @@ class SyncRuntime:
         run = host.call(lambda: host.runtime.start(workflow, *args, **kwargs))
         return SyncRun(run, host)
 
+    @overload
     def start_many(
         self,
-        workflow: Workflow[..., R] | str,
+        workflow: Workflow[..., R],
         arguments: Iterable[Sequence[Any] | Mapping[str, Any]],
         /,
-    ) -> list[SyncRun[R]]:
+    ) -> list[SyncRun[R]]: ...
+    @overload
+    def start_many(
+        self, workflow: str, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> list[SyncRun[Any]]: ...
+    def start_many(
+        self, workflow: Any, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> list[SyncRun[Any]]:
         """Start one run for each set of arguments. See `durable.start_many`."""
         host = self._opened()
         given = list(arguments)  # here, because the iterable may block
@@ -162,7 +171,11 @@ class SyncRuntime:
 
 
 class SyncRun(Generic[R]):
-    """The handle of a run, with the methods of `Run` in blocking form."""
+    """The handle of a run, with the methods of `Run` in blocking form.
+
+    Example:
+        ``run = rt.start(fulfil, "A-17"); print(run.status(), run.result(timeout="1m"))``
+    """
 
     def __init__(self, run: Run[R], host: _Host) -> None:
         self._run = run
@@ -173,10 +186,10 @@ class SyncRun(Generic[R]):
         """The run's id."""
         return self._run.run_id
 
-    def result(self, timeout: float | None = None) -> R:
+    def result(self, timeout: Duration | None = None) -> R:
         """Wait for the run's end and return its result. See `Run.result`.
 
-        Ctrl-C and `timeout` (seconds, then TimeoutError) end the waiting, not the run.
+        Ctrl-C and `timeout` (a duration, then TimeoutError) end the waiting, not the run.
         """
         return self._host.call(lambda: self._run.result(timeout))
 
