@@ -169,6 +169,7 @@ class Body:
         except KeyboardInterrupt:
             self.script.take()
             self.created, self.ended = [], []
+            self.loop.muted = True  # the host gets the KeyboardInterrupt
             self.abandon()
             raise
 

@@ -132,7 +132,8 @@ class StepFuture(BodyFuture):
 class BodyTask(asyncio.Task[Any]):
     """A task whose place in a set depends on nothing but the run and its order of creation.
 
-    `made_at` is where it was created, for messages about one that has no line of its own.
+    `made_at` is where it was created, for messages about one that has no line of its own;
+    not set by `gather` and its like, which are many frames away from their caller.
     """
 
     __slots__ = ("_order", "made_at")
@@ -288,12 +289,14 @@ class BodyLoop(asyncio.AbstractEventLoop):
     ) -> BodyTask:
         """Return a task for `coro`; its default name is the same on every replay."""
         caller = sys._getframe(1)
-        if caller.f_code is ENSURE_FUTURE and coro not in self._early:
+        if caller.f_code is not ENSURE_FUTURE:
+            task = self._new_task(coro, name, context)
+            task.made_at = creator(caller)
+            return task
+        if coro not in self._early:
             for sibling in siblings(caller, coro):
                 self._early[sibling] = self._new_task(sibling, None, None)
-        task = self._early.pop(coro, None) or self._new_task(coro, name, context)
-        task.made_at = creator(caller)
-        return task
+        return self._early.pop(coro, None) or self._new_task(coro, name, context)
 
     def _new_task(
         self, coro: Coroutine[Any, Any, Any], name: object, context: Context | None

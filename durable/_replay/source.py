@@ -87,7 +87,7 @@ def _creating_line(task: asyncio.Task[object]) -> str:
     """Return where a task was made that runs nothing but our code or asyncio's."""
     code, offset = getattr(task, "made_at", (None, 0))
     if code is None or not _is_users(code):
-        return UNKNOWN
+        return f"{UNKNOWN} of {getattr(task.get_coro(), '__qualname__', 'a coroutine')}"
     lines = (line for start, end, line in code.co_lines() if start <= offset < end)
     return _line(code, next(lines, None) or code.co_firstlineno)
 

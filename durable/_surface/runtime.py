@@ -115,14 +115,9 @@ class Runtime:
             retention=retention, grace=grace, drain_seconds=drain_seconds, threads=threads,
             processes=processes, idle_runs=idle_runs,
         )  # fmt: skip
-        self._lock = OwnerLock(self.path)
-        self._drivers: WeakSet[Driver] = WeakSet()
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._journal: Journal | None = None
-        self._engine: Engine | None = None
-        self._server: ControlServer | None = None
-        self._remote: RemoteEngine | None = None
+        self._place: Place | None = None
         self._changing: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._retry_seconds = _RETRY_SECONDS
@@ -158,7 +153,8 @@ class Runtime:
             raise RuntimeNotRunningError("a Runtime is opened once: make a new one to open again")
         self._loop = asyncio.get_running_loop()
         # Here and not in __init__: a Runtime may be made before a fork and opened after it.
-        self._pid, self._lock = os.getpid(), OwnerLock(self.path, self._let_go)
+        self._pid = os.getpid()
+        self._place = Place(self, self._driver, self._clock, self._answer, self._let_go)
         try:
             check_filesystem(self.path, allow_unsafe=self._allow_unsafe)
             await self._change_over()
@@ -169,94 +165,24 @@ class Runtime:
         endings.watch(self)
         current.opened(self)
 
-    async def _take_part(self) -> None:
-        """Become the journal's owner, or a client of its owner."""
-        info: OwnerInfo = {"since": self._clock.wall_us(), "command": " ".join(sys.argv)[:300]}
-        while True:
-            if self._client:
-                connection = await own_or_connect(self._lock, info)
-            else:
-                connection = None
-                if not self._lock.acquire(info):
-                    raise self._lock.locked_error()
-            if connection is None:
-                await to_the_end(self._own())
-                return
-            if await self._follow(connection):
-                return
-
-    async def _own(self) -> None:
-        server = ControlServer(socket_path_of(self.path), self._answer)
-        reading, journal = self._journal, None
-        try:
-            self._lock.publish({"socket": server.bind()})
-            journal = await self._open_journal(owner=True)
-            # Until here a client that takes over goes on reading as before.
-            self._journal, self._server = journal, server
-            self._engine = Engine(journal, self.payloads, self._clock, self._options, self)
-            await self._engine.open()
-            await server.start()
-        except BaseException:
-            await self._disown(server, journal, reading)
-            raise
-        if reading is not None:
-            await reading.close()
-
-    async def _disown(
-        self, server: ControlServer, journal: Journal | None, reading: Journal | None
-    ) -> None:
-        """Undo an opening that failed half way; the lock goes last."""
-        engine, self._engine, self._server, self._journal = self._engine, None, None, reading
-        if engine is not None:
-            await engine.close()
-        elif journal is not None:
-            await journal.close()
-        await server.close(self._lock.release)
-
-    async def _follow(self, connection: ControlClient) -> bool:
-        """Work through the owner; False when it was lost before it served us."""
-        remote = RemoteEngine(connection)
-        assert self._loop is not None
-        silence = self._clock.call_later(self._loop, _SILENCE_SECONDS, self._owner_is_silent)
-        try:
-            await remote.hello()  # it may still be opening the journal, or making it
-            if self._journal is None:
-                self._journal = await self._open_journal(owner=False)
-        except OwnerLostError:
-            return False
-        except BaseException:
-            await connection.close()
-            raise
-        finally:
-            silence.cancel()
-        self._remote = remote
-        connection.lost.add_done_callback(self._owner_lost)
-        return True
-
-    def _owner_is_silent(self) -> None:
-        holder = self._lock.holder() or {}
-        logger.warning(
-            "the owner of the journal %s, process %s (%s), does not answer: waiting until it has "
-            "opened the journal, or ends. If its event loop is stopped, end it",
-            self.path, holder.get("pid"), holder.get("command"),
-        )  # fmt: skip
-
-    def _make_driver(self, uri: str, read_only: bool) -> Driver:
-        driver = self._driver(uri, read_only)
-        self._drivers.add(driver)
-        return driver
-
-    async def _open_journal(self, *, owner: bool) -> Journal:
+    async def open_journal(
+        self, drivers: DriverFactory, lock: OwnerLock, *, owner: bool
+    ) -> Journal:
+        """Open the journal for our place at it."""
         return await Journal.open(
             self.path,
             clock=self._clock,
             codec=self.payloads.codec,
             durability=self._durability,
-            driver_factory=self._make_driver,
+            driver_factory=drivers,
             owner=owner,
-            still_owned=self._lock.intact if owner else None,
-            went_down="ended" in self._lock.previous,
+            still_owned=lock.intact if owner else None,
+            went_down="ended" in lock.previous,
         )
+
+    def make_engine(self, journal: Journal) -> Engine:
+        """Return an engine for the journal that we own."""
+        return Engine(journal, self.payloads, self._clock, self._options, self)
 
     async def close(self, *, drain: bool = True) -> None:
         """Wait for running attempts up to `drain_seconds`, then park the runs and close.
@@ -280,48 +206,28 @@ class Runtime:
         if self._changing is not None:
             self._changing.cancel()
             await asyncio.wait([self._changing])
-        if self._server is not None:
-            self._server.retire()
-        if self._engine is not None:
-            await self._engine.close(drain=drain)
-        if self._server is not None:
-            await self._server.close(self._lock.release)
-        if self._remote is not None:
-            await self._remote.client.close()
-        if self._journal is not None:
-            await self._journal.close()
-        self._lock.release()
+        assert self._place is not None
+        await self._place.leave(drain=drain)
 
     def abandon(self) -> None:
         """Let go without waiting, because the process or the loop ends; loses nothing."""
         self._closed = True
-        if self._engine is not None and self._pid == os.getpid():
-            self._engine.abandon()
+        if self._place is not None and self._pid == os.getpid():
+            self._place.abandon()
 
     def _let_go(self) -> bool:
         """Free the lock for another opening in this process, if our loop is closed."""
-        if self._loop is None or not self._loop.is_closed():
+        if self._loop is None or self._place is None or not self._loop.is_closed():
             return False
-        self.abandon()
-        for driver in list(self._drivers):
-            driver.abandon()
-            if not driver.wait_stopped(_LET_GO_SECONDS):
-                raise JournalLockedError(
-                    self.path, self._pid,
-                    f"the journal {self.path} was open in an event loop that is closed, and its "
-                    f"last write takes over {_LET_GO_SECONDS:g} s: see to the disk and try again",
-                )  # fmt: skip
-        self.going_down("its event loop was closed")
-        if self._server is not None:
-            self._server.abandon()
-        self._lock.release(forget=False)
+        self._closed = True
+        self._place.let_go()
         endings.forget(self)
         return True
 
     def going_down(self, cause: str) -> None:
         """Leave the note that the process ends on request, not by a crash."""
-        if self._lock.held:
-            self._lock.publish({"ended": cause})
+        if self._place is not None:
+            self._place.going_down(cause)
 
     # --- the current engine -----------------------------------------------------------------
 
@@ -339,14 +245,15 @@ class Runtime:
             never: asyncio.Future[dict[str, object]] = asyncio.get_running_loop().create_future()
             return await never
 
-    def _owner_lost(self, lost: asyncio.Future[str]) -> None:
+    def owner_lost(self, lost: asyncio.Future[str]) -> None:
+        """Turn to the next owner, or become it."""
         if not lost.cancelled() and not self._closed:
             self._change_over()
 
     def _change_over(self) -> asyncio.Task[None]:
         if self._changing is None or self._changing.done():
-            self._remote = None
-            self._changing = asyncio.get_running_loop().create_task(self._take_part())
+            assert self._place is not None
+            self._changing = asyncio.get_running_loop().create_task(self._place.take(client=self._client))
             self._changing.add_done_callback(self._changed)
         return self._changing
 
@@ -379,9 +286,7 @@ class Runtime:
             await asyncio.wait([changing])
             self._require_open()
             changing.result()
-        engine = self._engine or self._remote
-        assert engine is not None
-        return engine
+        return port
 
     def lost(self, engine: EnginePort) -> None:
         """Note that a call to `engine` found its process gone."""

@@ -151,3 +151,19 @@ def test_an_instant_in_another_age_is_refused() -> None:
     """The limit of 100 years holds for instants too."""
     with pytest.raises(DurationError, match="100 years ahead"):
         when(datetime(9999, 1, 1, tzinfo=UTC), NOW)
+
+
+@pytest.mark.parametrize("value", [5, "2024-01-01", datetime(2024, 1, 1)])  # noqa: DTZ001
+def test_refused_instants_do_not_advise_durations(value: object) -> None:
+    """The message names the parameter and what to write."""
+    with pytest.raises(DurationError, match=r"^at: .* use an aware datetime") as caught:
+        parse_instant(value, what="at")  # type: ignore[arg-type]
+    assert "1h30m" not in str(caught.value)
+
+
+def test_types_are_named_in_proper_english() -> None:
+    """An int, a list."""
+    with pytest.raises(DurationError, match="is an int, not a datetime"):
+        parse_instant(5)  # type: ignore[arg-type]
+    with pytest.raises(DurationError, match="is a list, not a duration"):
+        parse_duration([], what="delay")  # type: ignore[arg-type]

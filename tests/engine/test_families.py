@@ -15,7 +15,7 @@ from durable import Run, sleep, start, start_many, step, workflow
 from durable._authoring import registry
 from durable.errors import RunConflictError
 from durable.testing import VirtualClock
-from tests.engine.rig import crashing, elapse, make, opened, until, without_workflow
+from tests.engine.rig import crashing, make, opened, until, without_workflow
 
 
 @step
@@ -69,13 +69,18 @@ async def test_a_parent_waits_through_the_parking_of_its_child(
         await until(lambda: _waits_for_its_child(run))
     with without_workflow(late):
         async with opened(journal_path, virtual_clock) as rt:
-            await elapse(rt, virtual_clock, 120)
-            (child_id,) = [name for name in ("p.3",) if await rt.get_run(name).exists()]
-            assert await rt.get_run(child_id).status() == "blocked"
+            await virtual_clock.advance(120)
+            await until(lambda: _is_blocked(rt.get_run("p.3")))
             assert await rt.get_run("p").status() == "running"
             registry.register_workflow(late)
-            await elapse(rt, virtual_clock, 1)
-            assert await rt.get_run("p").result(timeout=10) == "late"
+            ending = asyncio.ensure_future(rt.get_run("p").result())
+            await until(lambda: virtual_clock.pending)
+            await virtual_clock.advance(1)
+            assert await ending == "late"
+
+
+async def _is_blocked(run: Run[Any]) -> bool:
+    return await run.status() == "blocked"
 
 
 async def _waits_for_its_child(run: Run[Any]) -> bool:

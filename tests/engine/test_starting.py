@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from durable import Run, get_workflow_metadata, sleep, start, start_many, step, workflow
 from durable._surface import api
 from durable.errors import (
+    DurationError,
     NotAWorkflowError,
     RunConflictError,
     RunExistsError,
@@ -190,6 +191,20 @@ def test_unknown_or_contradictory_options_are_refused(options: Any) -> None:
     """With the names of those that exist."""
     with pytest.raises((TypeError, ValueError)):
         noting.options(**options)
+
+
+@pytest.mark.parametrize(
+    ("at", "cause"),
+    [
+        (5, "an int"),
+        (datetime(2024, 1, 1), "no time zone"),  # noqa: DTZ001  # the subject
+        (datetime(9999, 1, 1, tzinfo=UTC), "100 years ahead"),
+    ],
+)
+def test_unusable_start_time_is_refused(at: Any, cause: str) -> None:
+    """By its own name."""
+    with pytest.raises(DurationError, match=f"^at: .*{cause}"):
+        noting.options(at=at)
 
 
 # --- what is refused ------------------------------------------------------------------

@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from durable import FatalError, get_workflow_metadata, step, workflow
 from durable.testing import VirtualClock
 from tests.engine.rig import AT_ONCE, crashing, kinds, opened, result_of
@@ -149,3 +151,71 @@ async def test_options_returns_a_copy_and_leaves_the_original_alone(journal_path
     assert (caller.settings.delay_us, later.settings.delay_us) == (None, 60_000_000)
     await result_of(journal_path, caller)
     assert (ran.count("a"), ran.count("b")) == (2, 5)
+
+
+async def test_parameters_may_have_any_name(journal_path: Path) -> None:
+    """Names that our own code uses are the user's all the same."""
+
+    @step
+    async def told(self: str, *, step: str, fn: str, args: int) -> list[Any]:
+        return [self, step, fn, args]
+
+    @step
+    def told_in_thread(self: str, *, args: tuple[int, ...], kwargs: int) -> list[Any]:
+        return [self, args, kwargs]
+
+    @workflow
+    async def inner(self: str, workflow: str) -> str:
+        return self + workflow
+
+    @workflow
+    async def outer(self: str, *, workflow: str, args: int) -> list[Any]:
+        first = await told(self=self, step="s", fn="f", args=args)
+        second = await told_in_thread(self=self, args=(1,), kwargs=2)
+        return [first, second, await inner(self=self, workflow=workflow)]
+
+    async with opened(journal_path) as rt:
+        run = await rt.start(outer, self="me", workflow="w", args=7)
+        assert await run.result() == [["me", "s", "f", 7], ["me", (1,), 2], "mew"]
+    assert await told(self="me", step="s", fn="f", args=0) == ["me", "s", "f", 0]
+
+
+# --- what cannot be one ---------------------------------------------------------------
+
+
+@workflow
+async def sample() -> None:
+    """A workflow, for decorating it again."""
+
+
+@pytest.mark.parametrize("decorate", [step, workflow], ids=["step", "workflow"])
+@pytest.mark.parametrize("given", [Shop, echo, echo.options(timeout=1), sample], ids=repr)
+def test_only_functions_are_decorated(decorate: Any, given: Any) -> None:
+    """A class, a step and a workflow are refused with what to do instead."""
+    with pytest.raises(TypeError, match=r"the class .*Shop: put|decorated already: keep one"):
+        decorate(given)
+
+
+@pytest.mark.parametrize("decorate", [step, workflow], ids=["step", "workflow"])
+@pytest.mark.parametrize("name", ["", "x" * 257, "a\nb", "\ud800", 5, b"x"])
+def test_unusable_name_is_refused(decorate: Any, name: Any) -> None:
+    """Before anything is recorded under it."""
+    with pytest.raises((TypeError, ValueError), match="name="):
+        decorate(name=name)
+
+
+@pytest.mark.parametrize("option", ["retry_on", "no_retry_on"])
+@pytest.mark.parametrize("test", ["OSError", (OSError, "x"), int, [OSError], OSError(), 5])
+def test_unusable_error_test_is_refused(option: str, test: Any) -> None:
+    """By the decorator and by `options`, and not at the first failure."""
+    for given in (step, echo.options):
+        with pytest.raises(TypeError, match=f"^{option}="):
+            given(**{option: test})
+
+
+def test_async_step_is_refused_for_processes() -> None:
+    """By the decorator and by `options` alike."""
+    with pytest.raises(ValueError, match="needs a plain"):
+        step(executor="process")(sample.fn)
+    with pytest.raises(ValueError, match="needs a plain"):
+        echo.options(executor="process")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -92,7 +94,7 @@ def test_attributes_notes_and_traceback_come_along() -> None:
     assert failure.notes == ("card 4711",)
     first, last = back.__notes__
     assert first == "card 4711"
-    assert last.startswith("Traceback in the step")
+    assert last.startswith("Recorded traceback:")
     assert "in raised" in last
     assert "raise exc from cause" in failure.traceback_text
     assert back.durable_traceback == failure.traceback_text  # type: ignore[attr-defined]
@@ -120,7 +122,7 @@ def test_a_rebuilt_exception_recorded_again_does_not_pile_up_tracebacks() -> Non
         exc = recorded(raised(exc)).rebuild()
     assert exc is not None
     (note,) = exc.__notes__
-    assert note.startswith("Traceback in the step")
+    assert note.startswith("Recorded traceback:")
     assert len(note) < 5000
 
 
@@ -256,6 +258,38 @@ def test_an_unsound_exception_is_recorded_and_not_rebuilt(make: Callable[[], Exc
     remote = failure.remote()
     assert remote.error_type == failure.error_type
     assert remote.error_message == failure.message
+    shown = f"Recorded traceback:\n{failure.traceback_text.rstrip()}"
+    assert remote.__notes__[-1:] == ([shown] if failure.traceback_text else [])
+
+
+class ConnectionLostError(FatalError):
+    """One of ours, with attributes of its own."""
+
+
+@pytest.mark.parametrize("kind", [ValueError, DeclinedError, ConnectionLostError, OSError])
+def test_attributes_that_cannot_be_kept_do_not_cost_the_type(kind: type[Any]) -> None:
+    """What can be kept is, so that `except` matches as it did in the step."""
+    exc = kind("lost")
+    exc.lock, exc.late, exc.code = threading.Lock(), ExitsOnLoadError("x"), 7
+    back = recorded(raised(exc)).rebuild()
+    assert type(back) is kind
+    assert (str(back), back.code) == ("lost", 7)
+    assert not hasattr(back, "lock")
+    assert not hasattr(back, "late")
+
+
+def test_messages_call_builtin_types_by_their_short_names() -> None:
+    """The field has the whole name."""
+    failure = recorded(_holding_a_lambda())
+    assert failure.error_type == "builtins.ValueError"
+    assert str(failure.remote()).startswith("ValueError: ")
+
+
+def test_error_of_a_failed_step_shows_its_traceback() -> None:
+    """As a note, when the original exception cannot be rebuilt."""
+    error = StepFailedError("charge", 3, "builtins.ValueError", "no", "Traceback ...\n")
+    assert str(error) == "step 'charge' failed after 3 attempt(s): ValueError: no"
+    assert error.__notes__ == ["Recorded traceback:\nTraceback ..."]
 
 
 @pytest.mark.parametrize(

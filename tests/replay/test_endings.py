@@ -12,9 +12,10 @@ import pytest
 
 from durable import sleep
 from durable._replay.body import WOKEN
-from durable._replay.events import EventKind
+from durable._replay.ending import cancelled_ending
+from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
-from tests.replay.rig import START_US, Main, World, check_replays, perform, replay
+from tests.replay.rig import START_US, Main, Pickled, World, check_replays, perform, replay
 from tests.replay.zoo_steps import broken, clean_up, fetch
 
 
@@ -62,6 +63,50 @@ def test_work_left_behind_is_cancelled_with_a_warning_that_names_its_line(
     caplog.clear()
     replay(leaves_one, recording)
     assert caplog.messages == []
+
+
+async def leaves_a_step() -> None:
+    """Return while a task runs that is nothing but a step."""
+    loose.add(asyncio.create_task(fetch(7), name="loose"))
+    await asyncio.sleep(0)
+
+
+async def leaves_a_sleep() -> None:
+    """Return while a task of a group-less sleep runs."""
+    loose.add(asyncio.create_task(sleep("1 day"), name="loose"))
+    await asyncio.sleep(0)
+
+
+async def leaves_a_gather() -> None:
+    """Return while `gather` waits for a step."""
+    loose.add(asyncio.gather(fetch(7), return_exceptions=True))
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("main", [leaves_a_step, leaves_a_sleep])
+def test_task_without_a_line_of_its_own_is_told_by_where_it_was_made(
+    main: Main, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step or a sleep in a task: what its author can edit is the line that made it."""
+    perform(main)
+    line = main.__code__.co_firstlineno + 2
+    assert f"waiting at {__file__}:{line} in {main.__name__}" in caplog.text
+
+
+def test_task_of_gather_is_told_by_its_step(caplog: pytest.LogCaptureFixture) -> None:
+    """The line is not known, the step is."""
+    perform(leaves_a_gather)
+    assert f"waiting at an unknown line of {fetch.name}" in caplog.text
+
+
+def test_step_that_is_not_awaited_is_named_by_python() -> None:
+    """The usual warning, with the name of the step."""
+
+    async def forgets() -> None:
+        fetch(7)
+
+    with pytest.warns(RuntimeWarning, match=f"coroutine '{fetch.name}' was never awaited"):
+        perform(forgets)
 
 
 def test_clean_up_of_work_left_behind_runs_but_its_steps_do_not() -> None:
@@ -213,6 +258,15 @@ def test_cancelled_run_may_clean_up_with_steps() -> None:
     ]
     assert pickle.loads(recording.history[5].payload or b"") == (("enough",), {})
     check_replays(body, recording)
+
+
+def test_deadline_is_named_by_its_moment() -> None:
+    """The error tells when it came."""
+    request = Event(5, EventKind.CANCEL_REQUESTED, 0, "deadline", START_US, None, None)
+    kind, payload = cancelled_ending(request, Pickled())
+    assert kind == EventKind.RUN_FAILED
+    assert payload is not None
+    assert "deadline came, at 2024-01-01T00:00:00+00:00" in str(pickle.loads(payload))
 
 
 def test_body_that_swallows_its_cancellation_completes() -> None:

@@ -176,7 +176,7 @@ def test_what_was_recorded_cannot_control_the_terminal(
     with_runtime(journal_path, some_runs)
     out = command("show", "second")[1]
     assert "\x1b" not in out
-    assert "builtins.ValueError: on purpose  [31m" in out
+    assert " ValueError: on purpose  [31m" in out
 
 
 class Trap:

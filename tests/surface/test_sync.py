@@ -9,14 +9,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 
 from durable import Run, Runtime, sleep, step, workflow
 from durable._surface.sync import RuntimeOptions, SyncRun, SyncRuntime
 from durable.errors import (
+    DurationError,
     JournalLockedError,
     RuntimeClosedError,
     RuntimeNotRunningError,
@@ -266,3 +268,15 @@ def test_program_that_ends_without_closing_ends_at_once_and_loses_nothing(
             return await runtime.get_run(run_id).exists()
 
     assert asyncio.run(exists())
+
+
+@pytest.mark.parametrize("limit", ["50ms", timedelta(milliseconds=50), 0.05])
+def test_time_limit_of_result_is_a_duration_and_named_when_it_is_over(
+    rt: SyncRuntime, limit: Any
+) -> None:
+    """The error tells which run, and how long was waited."""
+    run = rt.start(sync_wait)
+    with pytest.raises(TimeoutError, match=f"{run.run_id} has not ended within 0[.]05 s"):
+        run.result(limit)
+    with pytest.raises(DurationError, match="^timeout: "):
+        run.result("soon")

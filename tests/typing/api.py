@@ -120,6 +120,7 @@ async def starting() -> None:
     assert_type(run, Run[str])
     assert_type(await run, str)
     assert_type(await run.result(timeout=5.0), str)
+    assert_type(await run.result(timeout="5s"), str)
     await start(fulfil)  # type: ignore[call-overload]
     await start(fulfil, "A-17", "extra")  # type: ignore[call-overload]
     await start(fulfil, 17)  # type: ignore[call-overload]
@@ -129,6 +130,7 @@ async def starting() -> None:
     assert_type(await start("nightly"), Run[Any])
     assert_type(await start(fulfil.options(deployment_id="latest"), "A-17"), Run[Any])
     assert_type(await start_many(fulfil, [("A-17",), ("A-18",)]), list[Run[str]])
+    assert_type(await start_many("nightly", [(), ()]), list[Run[Any]])
 
 
 async def options() -> None:
@@ -209,6 +211,7 @@ def without_a_loop() -> None:
     """Scripts need no event loop of their own."""
     with SyncRuntime("app.db") as runtime:
         assert_type(runtime.start(fulfil, "A-17").result(), str)
+        assert_type(runtime.start_many("nightly", [()])[0].result(timedelta(1)), Any)
         runtime.start(fulfil)  # type: ignore[call-overload]
 
 
