@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -56,6 +57,15 @@ def pytest_asyncio_loop_factories(
     if item.get_closest_marker("both_loops"):
         return _LOOPS
     return {"asyncio": _LOOPS["asyncio"]}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the programs under test start with Ctrl-C's default effect.
+
+    A shell starts what it runs in the background with SIGINT ignored, which is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # --- fixtures -----------------------------------------------------------------------

@@ -109,10 +109,13 @@ class _Turn:
         run.unsaved -= 1
         unborn = self.told is not _ignore
         if unborn:
+            run.born = error is None
             self.told(error)
         self.answer(error)
         if error is None:
             self.activation.act(self)
+            if unborn and run.inbox:
+                self.activation.ready(run)
         elif not run.gone:
             self.activation.refused(run, error, unborn=unborn)
 
@@ -137,6 +140,8 @@ class Activation:
         """Apply the run's inbox and submit the outcome."""
         body = run.body
         assert body is not None
+        if not run.born and run.birth is None:
+            return  # the journal may still refuse the run; `done` queues it again
         items, run.inbox = run.inbox, []
         self.watchdog.enter(run.run_id)
         try:

@@ -96,6 +96,7 @@ class Births:
             runs=[run.row],
             events=[RunEvent(run.row.pk, run.run_id, event)],
         )  # submitted with the first activation, or with the parking
+        run.born = False
         self._loader.admit(run, event)
         await told
 
@@ -159,7 +160,8 @@ class Births:
             blocked=None,
             behaviour=BEHAVIOUR,
         )
-        created = Event(1, EventKind.RUN_CREATED, 0, spec.workflow, now, None, spec.payload)
+        due = None if begin == now else begin
+        created = Event(1, EventKind.RUN_CREATED, 0, spec.workflow, now, due, spec.payload)
         return row, created
 
     async def _check_same(self, spec: RunSpec, existing: RunRow) -> None:
@@ -173,7 +175,7 @@ class Births:
                 "choose another run_id",
             )
         first = await self._journal.reader.history(existing.pk, run_id, limit=1)
-        if not self._same_call(spec.payload, first[0].payload):
+        if first and not self._same_call(spec.payload, first[0].payload):
             raise RunConflictError(
                 run_id,
                 f"run {run_id!r} exists with other arguments: choose another run_id, or start "

@@ -34,7 +34,7 @@ from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, RunRow, RunState, Write
 from durable._replay.body import OpenStep
 from durable._replay.script import Inbound
-from durable.errors import DurableError, RuntimeClosedError
+from durable.errors import DurableError, RuntimeClosedError, WorkflowRunNotFoundError
 
 logger = logging.getLogger("durable")
 
@@ -138,7 +138,9 @@ class Engine:
                 row = await self._commands.row(run_id)
                 if row.status in FINISHED:
                     event = await self.journal.reader.last_event(row.pk, run_id)
-                    return RunEnd(row, None if event is None else event.payload)
+                    if event is None:  # deleted since
+                        raise WorkflowRunNotFoundError(run_id)
+                    return RunEnd(row, event.payload)
                 if row.status == BLOCKED:
                     missing = decode_blocked(row.blocked).missing
                     if missing is not None and registry.is_registered(missing):

@@ -30,12 +30,18 @@ from durable._engine.threads import ThreadPool, Ticket
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
 from durable._replay.events import STEP_COMPLETED, STEP_RETRYING, EventKind
 from durable._replay.script import UNDECODED, Inbound
-from durable.errors import JournalError, PayloadDecodeError, RuntimeClosedError
+from durable.errors import (
+    JournalError,
+    JournalFullError,
+    PayloadDecodeError,
+    RuntimeClosedError,
+)
 
 # How long a cancelled step may go on before nobody waits for it any more.
 STRAY_SECONDS = 1.0
 # When to make an attempt again that the journal's disk has cut short.
 PUT_OFF_SECONDS = 1.0
+_TROUBLE = (JournalError, JournalFullError)
 
 logger = logging.getLogger("durable")
 
@@ -333,6 +339,8 @@ class Executor:
         kinds = [type(each) for each in origins(error)]
         if self._stopped and RuntimeClosedError in kinds:
             return True
+        if attempt.step.step.name.startswith("durable.") and kinds[0] in _TROUBLE:
+            return True  # our own steps do nothing but ask the journal
         failed_meanwhile = self._disk.fences != attempt.fences
         return failed_meanwhile and any(issubclass(kind, JournalError) for kind in kinds)
 
@@ -403,6 +411,8 @@ class Executor:
 
     async def drain(self, seconds: float) -> None:
         """Wait for running attempts, then give up those that are left."""
+        for attempt in [each for each in self._running if each.settings.waits_for_run]:
+            self.cancel(attempt.run, attempt.step.seq)
         if self._running and seconds > 0:
             self._nobody_left = self._loop.create_future()
             await asyncio.wait([self._nobody_left], timeout=seconds)

@@ -20,7 +20,7 @@ class HotRun:
     """See the module's docstring."""
 
     __slots__ = (
-        "acks", "alarms", "attempts", "birth", "body", "definition", "gone", "inbox", "loading",
+        "acks", "alarms", "attempts", "begins_at", "birth", "body", "born", "definition", "gone", "inbox", "loading",
         "row", "run_id", "scheduled", "state", "unsaved",
     )  # fmt: skip
 
@@ -35,6 +35,8 @@ class HotRun:
         self.alarms: dict[int, Alarm] = {}  # by the seq of their wait or step
         self.attempts: dict[int, Any] = {}
         self.birth: Write | None = None  # the write that creates the run, until it is submitted
+        self.born = True  # False until the write that creates the run is durable
+        self.begins_at = 0  # when it was asked to start (UTC microseconds), 0 = at once
         self.unsaved = 0  # writes submitted and not yet durable
         self.scheduled = False
         self.loading = False

@@ -90,6 +90,7 @@ class Loader:
                 "import the module that defines it, and the run goes on by itself", name,
             )  # fmt: skip
             return False
+        run.begins_at = history[0].due or 0
         try:
             assert history[0].payload is not None
             args, kwargs = self._payloads.decode_call(history[0].payload)
@@ -116,7 +117,10 @@ class Loader:
         while (run := self._scheduler.get(row.run_id)) is None or run.loading:
             busy = self._loads.get(row.run_id)
             if busy is None:
-                await self._load(row, resumed)
+                # A task of its own: others count on it when the one who asks gives up.
+                busy = asyncio.get_running_loop().create_task(self._load(row, resumed))
+                self._loads[row.run_id] = busy
+                await asyncio.shield(busy)
                 return self._scheduler.get(row.run_id)
             await asyncio.shield(busy)
             fresh = await self._journal.reader.run_by_pk(row.pk)
@@ -142,7 +146,6 @@ class Loader:
         run = HotRun(row)
         run.loading = True
         self._scheduler.add(run)
-        loaded = self._loads[row.run_id] = asyncio.get_running_loop().create_future()
         try:
             await self._replay(run)
         except (DurableError, asyncio.CancelledError):
@@ -155,7 +158,6 @@ class Loader:
         finally:
             run.loading = False
             del self._loads[row.run_id]
-            loaded.set_result(None)
         if not run.gone:
             self._arm(run, resumed)
             if run.inbox:
@@ -226,7 +228,7 @@ class Loader:
 
     def _arm_start(self, run: HotRun) -> None:
         start = Inbound(EventKind.RUN_STARTED)
-        due = run.state.wake_at or 0
+        due = run.begins_at
         if due <= self._clock.wall_us():
             self._activation.post(run, start)
         else:

@@ -152,7 +152,8 @@ class Recovery:
             after = (page[-1].wake_at, page[-1].pk)
 
     async def _bring(self, row: RunRow) -> None:
-        if self._scheduler.get(row.run_id) is not None:
+        run = self._scheduler.get(row.run_id)
+        if run is not None and not run.loading:
             return
         # The page may be older than what this process has done since.
         fresh = await self._journal.reader.run_by_pk(row.pk)

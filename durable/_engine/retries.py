@@ -107,7 +107,7 @@ def origins(error: BaseException) -> list[BaseException]:
     """Return `error` and what led to it, its causes and contexts."""
     chain: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in chain:
+    while current is not None and not any(current is each for each in chain):
         chain.append(current)
         current = current.__cause__ or current.__context__
     return chain

@@ -89,9 +89,13 @@ class Place:
         self._answer = answer
         self._drivers: WeakSet[Driver] = WeakSet()
 
+    @property
+    def port(self) -> Engine | RemoteEngine | None:
+        """Where commands go now; None while no place is taken."""
+        return self.engine or self.remote
+
     async def take(self, *, client: bool) -> None:
         """Become the journal's owner or, if that may be, a client of its owner."""
-        self.remote = None
         info: OwnerInfo = {"since": self._clock.wall_us(), "command": " ".join(sys.argv)[:300]}
         while True:
             connection = None

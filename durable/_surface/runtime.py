@@ -1,8 +1,8 @@
 """`Runtime`: a journal opened in an event loop, as its owner or as a client of the owner.
 
-Owns opening and closing in the right order, and the change-over when an owner dies: the
-client that finds the lock free becomes the owner at once. Commands go to whatever engine
-is current; reading always happens here, from the file.
+Owns the change-over when an owner dies: the client that finds the lock free becomes the
+owner at once. Commands go to whatever engine is current; reading always happens here, from
+the file. What being owner or client takes is in `place`.
 """
 
 from __future__ import annotations
@@ -10,39 +10,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
-from weakref import WeakSet
 
 from durable._authoring.workflow import Workflow
 from durable._base.clock import Clock, SystemClock
 from durable._engine.engine import Engine
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
-from durable._engine.remote import RemoteEngine, serve
+from durable._engine.remote import serve
 from durable._journal.codec import Codec
-from durable._journal.control import ControlServer
-from durable._journal.control_client import ControlClient, OwnerLostError, own_or_connect
-from durable._journal.driver import Driver, DriverFactory, ThreadDriver
+from durable._journal.driver import DriverFactory, ThreadDriver
 from durable._journal.filesystem import canonical_journal_path, check_filesystem
 from durable._journal.journal import Journal
-from durable._journal.lock import OwnerInfo, OwnerLock
+from durable._journal.lock import OwnerLock
 from durable._journal.reader import Reader
-from durable._journal.sockets import socket_path_of
 from durable._replay.body import Body
 from durable._surface import current, endings
 from durable._surface.api import begin, calls_of
 from durable._surface.options import Duration, check_codec, check_durability, engine_options
-from durable._surface.port import CurrentPort, to_the_end
+from durable._surface.place import Place
+from durable._surface.port import CurrentPort
 from durable._surface.run import Run
-from durable.errors import (
-    ForkedJournalError,
-    JournalLockedError,
-    RuntimeClosedError,
-    RuntimeNotRunningError,
-)
+from durable.errors import ForkedJournalError, RuntimeClosedError, RuntimeNotRunningError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,10 +42,6 @@ logger = logging.getLogger("durable")
 
 # Until the next try to become owner or client after one that failed, as on a full disk.
 _RETRY_SECONDS, _RETRY_SECONDS_MAX = 1.0, 60.0
-# How long an owner may be silent at first, as while it opens a large journal, unremarked.
-_SILENCE_SECONDS = 3.0
-# How long another opening waits for what the writer of a closed loop is doing.
-_LET_GO_SECONDS = 5.0
 
 
 class Runtime:
@@ -231,6 +218,10 @@ class Runtime:
 
     # --- the current engine -----------------------------------------------------------------
 
+    @property
+    def _engine(self) -> Engine | None:
+        return None if self._place is None else self._place.engine
+
     async def _answer(self, method: str, fields: dict[str, object]) -> dict[str, object]:
         if self._engine is None:
             raise RuntimeClosedError("the owner of the journal is still opening it")
@@ -253,7 +244,9 @@ class Runtime:
     def _change_over(self) -> asyncio.Task[None]:
         if self._changing is None or self._changing.done():
             assert self._place is not None
-            self._changing = asyncio.get_running_loop().create_task(self._place.take(client=self._client))
+            self._place.remote = None
+            taking = self._place.take(client=self._client)
+            self._changing = asyncio.get_running_loop().create_task(taking)
             self._changing.add_done_callback(self._changed)
         return self._changing
 
@@ -270,7 +263,7 @@ class Runtime:
             self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS_MAX)
 
     def _retry(self) -> None:
-        if self._engine is None and self._remote is None and not self._closed:
+        if not self._closed and self._place is not None and self._place.port is None:
             self._change_over()
 
     async def port(self) -> EnginePort:
@@ -281,7 +274,8 @@ class Runtime:
     async def engine(self) -> EnginePort:
         """Return the engine that is current: our own, or the owner's."""
         self._require_open()
-        while self._engine is None and self._remote is None:
+        assert self._place is not None
+        while (port := self._place.port) is None:
             changing = self._change_over()
             await asyncio.wait([changing])
             self._require_open()
@@ -290,7 +284,7 @@ class Runtime:
 
     def lost(self, engine: EnginePort) -> None:
         """Note that a call to `engine` found its process gone."""
-        if engine is self._remote:
+        if self._place is not None and engine is self._place.remote:
             self._change_over()
 
     def _require_open(self) -> None:
@@ -319,9 +313,9 @@ class Runtime:
     def reader(self) -> Reader:
         """Answers questions from the journal."""
         self._require_open()
-        if self._journal is None:
+        if self._place is None or self._place.journal is None:
             raise RuntimeNotRunningError(f"the runtime of {self.path} is still being opened")
-        return self._journal.reader
+        return self._place.journal.reader
 
     @property
     def is_owner(self) -> bool:
@@ -331,8 +325,9 @@ class Runtime:
     @property
     def journal(self) -> Journal:
         """The journal, for inspection and measurements."""
-        assert self._journal is not None
-        return self._journal
+        assert self._place is not None
+        assert self._place.journal is not None
+        return self._place.journal
 
     def live_body(self, run_id: str) -> Body | None:
         """Return the body of a run that is in memory here."""

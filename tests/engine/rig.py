@@ -61,8 +61,8 @@ async def crash(rt: Runtime) -> None:
     running = [attempt.task for run in rt._engine.scheduler for attempt in run.attempts.values()]
     current.closed(rt, rt._loop)
     rt.abandon()
-    await rt._server.close(rt._lock.release)
-    rt._lock.release()
+    await rt._place.server.close(rt._place.lock.release)
+    rt._place.lock.release()
     for task in filter(None, running):
         task.cancel()
     await asyncio.gather(*filter(None, running), return_exceptions=True)

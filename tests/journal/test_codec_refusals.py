@@ -108,7 +108,7 @@ def _closure_over(value: object) -> Callable[[], object]:
         ([0, (1, LOCK)], "value[1][1]"),
         ({"conn": LOCK}, 'value["conn"]'),
         ({7: {"a b": LOCK}}, 'value[7]["a b"]'),
-        ({LOCK: 1}, f"value (key {LOCK!r})"),
+        pytest.param({LOCK: 1}, f"value (key {LOCK!r})", id="-key"),  # the repr is an address
         (Order(1, [], conn=LOCK), "value.conn"),
         (SimpleNamespace(deep=[LOCK]), "value.deep[0]"),
         (deque([1, LOCK]), "value[1]"),

@@ -24,8 +24,8 @@ MOUNTS = r"""
 11 10 0:5 / /dev rw,nosuid shared:2 - devtmpfs udev rw
 12 10 0:6 / /proc rw,nosuid - proc proc rw
 13 10 0:7 / /tmp rw - tmpfs tmpfs rw
-14 10 8:2 / /home rw shared:3 master:1 - xfs /dev/sda2 rw
-15 14 0:31 /@home /home/b rw - btrfs /dev/sdb1 rw,subvol=/@home
+14 10 8:2 / /vol rw shared:3 master:1 - xfs /dev/sda2 rw
+15 14 0:31 /@vol /vol/b rw - btrfs /dev/sdb1 rw,subvol=/@vol
 16 10 0:32 / /pool rw - zfs tank/data rw
 17 10 0:33 / /f2fs rw - f2fs /dev/mmcblk0p1 rw
 18 10 0:34 / /usb rw - vfat /dev/sdc1 rw
@@ -34,7 +34,7 @@ MOUNTS = r"""
 21 10 0:37 / /ntfs rw - ntfs3 /dev/sda4 rw
 22 10 0:38 / /container rw - overlay overlay rw,lowerdir=/l
 23 10 0:39 / /rootless rw - fuse.fuse-overlayfs fuse-overlayfs rw
-24 10 0:40 / /crypt rw - fuse.gocryptfs /home/c rw
+24 10 0:40 / /crypt rw - fuse.gocryptfs /vol/c rw
 25 10 0:41 / /nfs3 rw - nfs server:/export rw
 26 10 0:42 / /nfs rw - nfs4 server:/export rw
 27 10 0:43 / /cifs rw - cifs //server/share rw
@@ -56,7 +56,7 @@ MOUNTS = r"""
 43 10 0:59 / /gluster rw - fuse.glusterfs host:/vol rw
 44 10 0:60 / /afs rw - afs none rw
 45 10 0:61 / /with\040blank\011tab\134slash rw - nfs4 server:/export\040two rw
-46 14 0:62 / /home/b/remote rw - nfs4 server:/hidden rw
+46 14 0:62 / /vol/b/remote rw - nfs4 server:/hidden rw
 47 10 0:63 / /twice rw - nfs4 server:/below rw
 48 47 8:3 / /twice rw - ext4 /dev/sdd1 rw
 49 10 0:64 / /over/deep rw - nfs4 server:/covered rw
@@ -70,10 +70,10 @@ MOUNTS = r"""
 SAFE = [
     "/srv/app.db",  # the root
     "/tmp/app.db",
-    "/home/app.db",
-    "/home/b/app.db",  # a child mount of a child mount
-    "/home/bob/app.db",  # /home/b is no directory above it
-    "/home/b/remote/app.db",  # a mount hidden below the btrfs mounted over its parent
+    "/vol/app.db",
+    "/vol/b/app.db",  # a child mount of a child mount
+    "/vol/bob/app.db",  # /vol/b is no directory above it
+    "/vol/b/remote/app.db",  # a mount hidden below the btrfs mounted over its parent
     "/pool/app.db",
     "/f2fs/app.db",
     "/usb/app.db",

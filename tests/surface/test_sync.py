@@ -276,7 +276,7 @@ def test_time_limit_of_result_is_a_duration_and_named_when_it_is_over(
 ) -> None:
     """The error tells which run, and how long was waited."""
     run = rt.start(sync_wait)
-    with pytest.raises(TimeoutError, match=f"{run.run_id} has not ended within 0[.]05 s"):
+    with pytest.raises(TimeoutError, match=rf"^run {run.run_id} has not ended within 0[.]05 s"):
         run.result(limit)
-    with pytest.raises(DurationError, match="^timeout: "):
+    with pytest.raises(DurationError, match=r"^timeout: "):
         run.result("soon")
