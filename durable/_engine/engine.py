@@ -134,24 +134,30 @@ class Engine:
         waiters = self._waiters.setdefault(run_id, [])
         waiters.append(waiter)  # before reading: an end in between is not missed
         try:
-            if self.scheduler.get(run_id) is None:
-                row = await self._commands.row(run_id)
-                if row.status in FINISHED:
-                    event = await self.journal.reader.last_event(row.pk, run_id)
-                    if event is None:  # deleted since
-                        raise WorkflowRunNotFoundError(run_id)
-                    return RunEnd(row, event.payload)
-                if row.status == BLOCKED:
-                    missing = decode_blocked(row.blocked).missing
-                    if missing is not None and registry.is_registered(missing):
-                        await self.resume(run_id)  # it is about to go on by itself
-                    elif parked:
-                        return RunEnd(row, None)
-            return await waiter.end
+            end = await self._at_rest(run_id, parked)
+            return await waiter.end if end is None else end
         finally:
             waiters.remove(waiter)
             if not waiters and self._waiters.get(run_id) is waiters:
                 del self._waiters[run_id]
+
+    async def _at_rest(self, run_id: str, parked: bool) -> RunEnd | None:
+        """Return how the run came to rest if it has, None if it is still to be waited for."""
+        if self.scheduler.get(run_id) is not None:
+            return None
+        row = await self._commands.row(run_id)
+        if row.status in FINISHED:
+            event = await self.journal.reader.last_event(row.pk, run_id)
+            if event is None:  # deleted since
+                raise WorkflowRunNotFoundError(run_id)
+            return RunEnd(row, event.payload)
+        if row.status != BLOCKED:
+            return None
+        missing = decode_blocked(row.blocked).missing
+        if missing is not None and registry.is_registered(missing):
+            await self.resume(run_id)  # it is about to go on by itself
+            return None
+        return RunEnd(row, None) if parked else None
 
     async def cancel(self, run_id: str, reason: str | None) -> None:
         """Request a cancellation; see `EnginePort`."""
@@ -339,6 +345,7 @@ class Engine:
             return
         self._closed = True
         self._executor.stop()
+        self._loader.stopped = True
         self._timers.close()
         await self._recovery.close()
         await self._sweeper.close()
@@ -354,6 +361,7 @@ class Engine:
     def abandon(self) -> None:
         """Let go without waiting: the loop is closed or the process is going down."""
         self._closed = True
+        self._loader.stopped = True
         self._timers.close()
         self._executor.close()
         self._activation.watchdog.close()

@@ -20,8 +20,8 @@ class HotRun:
     """See the module's docstring."""
 
     __slots__ = (
-        "acks", "alarms", "attempts", "begins_at", "birth", "body", "born", "definition", "gone", "inbox", "loading",
-        "row", "run_id", "scheduled", "state", "unsaved",
+        "acks", "alarms", "attempts", "begins_at", "birth", "body", "born", "definition", "gone",
+        "inbox", "loading", "row", "run_id", "scheduled", "state", "unsaved",
     )  # fmt: skip
 
     def __init__(self, row: RunRow, definition: object = None) -> None:

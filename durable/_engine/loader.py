@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,8 @@ logger = logging.getLogger("durable")
 
 # Recorded events applied before the host's loop gets a turn.
 REPLAY_SLICE_EVENTS = 500
+# When a run is read again whose loading was cut short.
+RELOAD_SECONDS = 0.1
 START = -3  # the alarm that starts a delayed run
 
 
@@ -65,6 +68,8 @@ class Loader:
         self._deadline = deadline
         self._booted_us = clock.wall_us()
         self._loads: dict[str, asyncio.Future[None]] = {}
+        self._reloads: set[asyncio.Task[None]] = set()
+        self.stopped = False
 
     # --- new runs -----------------------------------------------------------------------
 
@@ -117,10 +122,7 @@ class Loader:
         while (run := self._scheduler.get(row.run_id)) is None or run.loading:
             busy = self._loads.get(row.run_id)
             if busy is None:
-                # A task of its own: others count on it when the one who asks gives up.
-                busy = asyncio.get_running_loop().create_task(self._load(row, resumed))
-                self._loads[row.run_id] = busy
-                await asyncio.shield(busy)
+                await self._load(row, resumed)
                 return self._scheduler.get(row.run_id)
             await asyncio.shield(busy)
             fresh = await self._journal.reader.run_by_pk(row.pk)
@@ -146,11 +148,15 @@ class Loader:
         run = HotRun(row)
         run.loading = True
         self._scheduler.add(run)
+        loaded = self._loads[row.run_id] = asyncio.get_running_loop().create_future()
         try:
             await self._replay(run)
         except (DurableError, asyncio.CancelledError):
             self._scheduler.remove(run)  # reading failed or was called off: it stays a row
             run.drop()
+            # Meanwhile it may have fallen due, and whoever looked saw it on its way.
+            loop = asyncio.get_running_loop()
+            self._clock.call_later(loop, RELOAD_SECONDS, partial(self._reload, row, resumed))
             raise
         except Exception as error:  # ours: one run's trouble must not become that of all
             logger.exception("run %s met a defect of durable", run.run_id)
@@ -158,12 +164,32 @@ class Loader:
         finally:
             run.loading = False
             del self._loads[row.run_id]
+            settle(loaded, None)
         if not run.gone:
             self._arm(run, resumed)
             if run.inbox:
                 self._scheduler.ready(run)
             else:
                 self._scheduler.settled(run)
+
+    def _reload(self, row: RunRow, resumed: bool) -> None:
+        if self.stopped:
+            return
+        task = asyncio.get_running_loop().create_task(self._load_again(row, resumed))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _load_again(self, row: RunRow, resumed: bool) -> None:
+        try:
+            fresh = await self._journal.reader.run_by_pk(row.pk)
+        except DurableError as error:
+            logger.warning("run %s could not be read: %s", row.run_id, error)
+            loop = asyncio.get_running_loop()
+            self._clock.call_later(loop, 1.0, partial(self._reload, row, resumed))
+            return
+        if fresh is not None and fresh.status not in (BLOCKED, *FINISHED):
+            with suppress(DurableError):  # a load that fails sees to the next one itself
+                await self.fetch(fresh, resumed=resumed)
 
     async def _replay(self, run: HotRun) -> None:
         try:

@@ -88,18 +88,21 @@ class Scheduler:
             run = queue.popleft()
             run.scheduled = False
             if not run.gone and run.body is not None:
-                try:
-                    self._activate(run)
-                except BaseException:  # Ctrl-C: the program may go on, and so do the others
-                    self._waiting = bool(queue)
-                    if queue:
-                        self._loop.call_soon(self._drain)
-                    raise
+                self._turn(run)
             turns += 1
             if queue and turns % TURNS_PER_LOOK == 0 and self._clock.boot() >= end:
                 self._waiting = True
                 self._loop.call_soon(self._drain)
                 return
+
+    def _turn(self, run: HotRun) -> None:
+        try:
+            self._activate(run)
+        except BaseException:  # Ctrl-C: the program may go on, and so do the others
+            self._waiting = bool(self._queue)
+            if self._queue:
+                self._loop.call_soon(self._drain)
+            raise
 
     def settled(self, run: HotRun) -> None:
         """Note that a run may be idle now, and make room if too many are."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 from durable._authoring.primitives import from_us
 from durable._journal.failure import decode_failure
@@ -33,7 +34,7 @@ class RunStatus(str):
 
     def __new__(
         cls, status: str, reason: str | None = None, waiting_for: tuple[str, ...] = ()
-    ) -> RunStatus:
+    ) -> Self:
         """Return `status` with its details."""
         made = super().__new__(cls, status)
         made.reason = reason

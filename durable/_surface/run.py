@@ -28,7 +28,7 @@ from durable.errors import (
     WorkflowRunNotFoundError,
 )
 
-R = TypeVar("R", covariant=True)
+R = TypeVar("R", covariant=True)  # noqa: PLC0105 - results are R everywhere
 T = TypeVar("T")
 Duration = float | timedelta | str
 

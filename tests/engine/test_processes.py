@@ -62,7 +62,7 @@ def bench() -> Iterator[Bench]:
 async def until(condition: Callable[[], bool]) -> None:
     """Yield to the loop until the condition holds."""
     async with asyncio.timeout(WAIT):
-        while not condition():  # noqa: ASYNC110  # processes end without an event
+        while not condition():  # processes end without an event
             await asyncio.sleep(0)
 
 

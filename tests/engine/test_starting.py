@@ -362,7 +362,7 @@ async def test_child_interrupted_while_being_started_is_not_started_twice(
 
     async with crashing(journal_path, virtual_clock) as rt:
         run = await rt.start(lonely)
-        while await count_rows(rt) < 2:  # noqa: ASYNC110  # one turn of the loop at a time
+        while await count_rows(rt) < 2:  # one turn of the loop at a time
             await asyncio.sleep(0)
     async with opened(journal_path, virtual_clock) as rt:
         child_id = await rt.get_run(run.run_id).result()

@@ -236,7 +236,7 @@ async def test_code_that_only_the_client_has_blocks_the_run_until_it_takes_over(
             await run.result()
         assert await owner.leave() == 0
         await until(lambda: client.is_owner)
-        while await run.status() == "blocked":  # noqa: ASYNC110 - resumed by itself, soon
+        while await run.status() == "blocked":
             await asyncio.sleep(0)
         assert await run == os.getpid()
         assert client.is_owner
