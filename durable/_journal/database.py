@@ -39,6 +39,7 @@ SYNCHRONOUS = {"full": 2, "process": 1}  # FULL, NORMAL
 
 _SET_META, _ALL_META = QUERIES["set_meta"], QUERIES["all_meta"]
 _SET_META_ONCE, _MAX_PK = QUERIES["set_meta_once"], QUERIES["max_pk"]
+_MAX_EVENT_PK = QUERIES["max_event_pk"]
 
 _SAFE: tuple[tuple[str, int | str], ...] = (
     ("busy_timeout", _BUSY_MS),
@@ -162,6 +163,8 @@ def _record_boot(conn: sqlite3.Connection, now_us: int, clean: bool) -> Boot:
     news = {"boots": number, "clean": 0, "booted_at": now_us, "pid": os.getpid()}
     conn.executemany(_SET_META, news.items())
     (max_pk,) = conn.execute(_MAX_PK).fetchone()
+    if not clean:  # no key may ever be given to a second run
+        max_pk = max(max_pk, *conn.execute(_MAX_EVENT_PK).fetchone())
     return Boot(str(meta["journal_id"]), clean, number, _suspect(meta), max_pk)
 
 

@@ -42,11 +42,10 @@ DELETE FROM meta WHERE key = ?;
 SELECT key, value FROM meta;
 
 -- name: max_pk
-SELECT max(
-    coalesce((SELECT max(pk) FROM runs), 0),
-    coalesce((SELECT max(run) FROM events), 0),
-    coalesce((SELECT max(run) FROM trash), 0)
-);
+SELECT max(coalesce((SELECT max(pk) FROM runs), 0), coalesce((SELECT max(run) FROM trash), 0));
+
+-- name: max_event_pk
+SELECT coalesce(max(run), 0) FROM events;
 
 -- name: run_by_id
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,

@@ -108,7 +108,8 @@ async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
     if row.status in FINISHED:
         return ()
     if row.status == PENDING:
-        return (f"its start at {from_us(row.wake_at or row.created_at).isoformat()}",)
+        delayed = row.wake_at is not None and row.wake_at > row.created_at
+        return (f"its start at {from_us(row.wake_at or 0).isoformat()}",) if delayed else ()
     body = access.live_body(row.run_id)
     if body is not None:
         opened = {seq: f"step {s.step.name} (attempt {s.attempt})" for seq, s in body.steps.items()}

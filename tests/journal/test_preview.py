@@ -310,4 +310,4 @@ def test_a_stand_in_tells_its_parts() -> None:
     shown = CODEC.preview(CODEC.encode(FatalError("no")))
     assert isinstance(shown, StandIn)
     assert (shown.name, shown.called) == ("durable.errors._rebuild", True)
-    assert repr(shown.args) == "(<durable.errors.FatalError>, ('no',), {})"
+    assert repr(shown.args) == "(<durable.errors.FatalError>, ('no',))"
