@@ -213,7 +213,7 @@ def test_demo_fails_when_its_program_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The exit code is not 0, and the line on stderr tells which process it was."""
-    (tmp_path / "aiosqlite.py").write_text("raise ImportError('no such thing today')")
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit(1)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # seen by the child only
     assert main(["demo"]) == 1
     assert "process 1 ended by itself, with code 1" in capfd.readouterr().err
