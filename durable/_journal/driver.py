@@ -28,6 +28,7 @@ import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 from durable._base.clock import Clock
+from durable._journal import forkguard
 from durable.errors import ForkedJournalError, JournalError
 
 T = TypeVar("T")
@@ -100,6 +101,7 @@ class ThreadDriver(aiosqlite.Connection):
         self._thread.name = "durable-reader" if read_only else "durable-writer"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forked = False
+        self._quiet = forkguard.quiet_lock()
         _live.add(self)
 
     async def open(self) -> None:
@@ -177,7 +179,8 @@ class ThreadDriver(aiosqlite.Connection):
     def _perform(self, work: Callable[[], T], done: Done[T]) -> None:
         result, error = None, None
         try:
-            result = work()
+            with self._quiet:
+                result = work()
         except BaseException as raised:
             error = raised
         self._deliver(done, result, error)
@@ -210,7 +213,8 @@ class ThreadDriver(aiosqlite.Connection):
     def _finish(self, done: Done[None] | None) -> object:
         error = None
         try:
-            self._disconnect()
+            with self._quiet:
+                self._disconnect()
         except BaseException as raised:
             error = raised
         if done is not None:

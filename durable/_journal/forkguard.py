@@ -10,6 +10,10 @@ Pointed elsewhere, not closed: the child holds copies of objects that believe th
 the number, and would later close whatever had been opened under it. For the same reason
 a descriptor is only touched while it still names the file it named when it was guarded.
 
+It also keeps forks away from threads that are inside SQLite: a child forked meanwhile would
+inherit SQLite's own locks, held by a thread that it does not have, and hang in its first
+statement. Each such thread therefore works under a lock from `quiet_lock`.
+
 Programs started with `exec` are not a matter of this module: everything is close-on-exec.
 """
 
@@ -17,12 +21,16 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 
 _guarded: dict[int, tuple[int, int]] = {}  # descriptor -> (st_dev, st_ino)
 
 # Held over a fork, so that a child never sees a descriptor that is open but not yet
 # guarded. Reentrant, because a signal handler may fork while its thread holds it.
 forking = threading.RLock()
+_quiet: weakref.WeakSet[threading.Lock] = weakref.WeakSet()
+_held: list[list[threading.Lock]] = []  # by the forks that are going on
+_forks = threading.RLock()  # one at a time
 
 
 def open_guarded(path: str, flags: int, mode: int = 0o600) -> int:
@@ -45,18 +53,51 @@ def unguard(descriptor: int) -> None:
         _guarded.pop(descriptor, None)
 
 
+def quiet_lock() -> threading.Lock:
+    """Return a lock under which a thread other than the forking one works: no fork meanwhile.
+
+    The thread must not take `forking` first and then this lock.
+    """
+    lock = threading.Lock()
+    with forking:
+        _quiet.add(lock)
+    return lock
+
+
 def _identity(descriptor: int) -> tuple[int, int]:
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
 
 
+def _before() -> None:
+    _forks.acquire()
+    # The threads first: what they do may need `forking`.
+    taken: list[threading.Lock] = []
+    _held.append(taken)
+    for lock in list(_quiet):
+        if not any(lock in locks for locks in _held):  # else a signal handler forks in here
+            lock.acquire()
+            taken.append(lock)
+    forking.acquire()
+
+
+def _in_parent() -> None:
+    forking.release()
+    for lock in _held.pop():
+        lock.release()
+    _forks.release()
+
+
 def _in_child() -> None:
+    _held.clear()
+    _quiet.clear()  # their threads stayed behind
     try:
         for descriptor, identity in _guarded.items():
             _divert(descriptor, identity)
         _guarded.clear()
     finally:
         forking.release()
+        _forks.release()
 
 
 def _divert(descriptor: int, identity: tuple[int, int]) -> None:
@@ -71,6 +112,4 @@ def _divert(descriptor: int, identity: tuple[int, int]) -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork either
-    os.register_at_fork(
-        before=forking.acquire, after_in_parent=forking.release, after_in_child=_in_child
-    )
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         self.pid = self._popen.pid
@@ -59,7 +61,9 @@ class Process:
         self._popen.wait()
 
     def close(self) -> None:
-        """End it in any case."""
+        """End it in any case, and what it has forked: that would keep its pipes open."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.kill()
         for stream in (self._popen.stdin, self._popen.stdout):
             assert stream is not None

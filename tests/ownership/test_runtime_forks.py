@@ -176,3 +176,43 @@ def test_blocking_runtime_refuses_a_forked_child(journal_path: Path, process: Ca
     )
     expected = ["3", *["ForkedJournalError"] * 3, "completed"]
     assert [program.line() for _ in expected] == expected
+
+
+# Hooks that are registered later run earlier, so the fork is about to happen when it asks.
+BUSY = """
+    import asyncio, os, threading
+    from durable._journal.driver import ThreadDriver
+
+    entered, forking, order = threading.Event(), threading.Event(), []
+    os.register_at_fork(before=forking.set)
+
+    def inside(conn):
+        entered.set()
+        forking.wait()
+        for _ in range(1000):
+            conn.execute("SELECT 1").fetchone()
+        order.append("out of SQLite")
+
+    def fork():
+        entered.wait()
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        order.append("forked")
+        os.waitpid(child, 0)
+
+    async def main():
+        driver = ThreadDriver("file::memory:", False)
+        await driver.open()
+        await asyncio.gather(driver.call(inside), asyncio.to_thread(fork))
+        await driver.close()
+        print(order, flush=True)
+
+    asyncio.run(main())
+"""
+
+
+async def test_fork_waits_until_no_thread_is_inside_sqlite(process: Callable) -> None:
+    """Else the child would inherit SQLite's locks as held, and hang in its first statement."""
+    program = process(BUSY)
+    assert await asyncio.to_thread(program.line) == "['out of SQLite', 'forked']"
