@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,7 +34,12 @@ from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, RunRow, RunState, Write
 from durable._replay.body import OpenStep
 from durable._replay.script import Inbound
-from durable.errors import DurableError, RuntimeClosedError, WorkflowRunNotFoundError
+from durable.errors import (
+    DurableError,
+    InternalError,
+    RuntimeClosedError,
+    WorkflowRunNotFoundError,
+)
 
 logger = logging.getLogger("durable")
 
@@ -84,6 +89,7 @@ class Engine:
         self._spawned: set[asyncio.Task[None]] = set()
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
+        self.answers: dict[str, Callable[..., Awaitable[Any]]] = {}  # see `ask`
         self._timers = Timers(clock, loop)
         self._executor = Executor(
             self, payloads, clock, loop,
@@ -192,6 +198,13 @@ class Engine:
             if name is not None:
                 self._recovery.missing.get(name, set()).discard(run_id)
             await self._loader.fetch(await self._commands.resume(row), resumed=True)
+
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """Ask the part that has offered to answer; see `EnginePort`."""
+        self._require_open()
+        if what not in self.answers:
+            raise InternalError(f"the engine was asked for the unknown {what!r}")
+        return await self.answers[what](**fields)
 
     # --- Host and Outcomes: what the parts report -----------------------------------------
 

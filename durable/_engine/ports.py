@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from durable._authoring.workflow import StartOptions
 from durable._journal.records import RunRow
@@ -60,3 +60,10 @@ class EnginePort(Protocol):
 
     async def resume(self, run_id: str) -> None:
         """Let a blocked run try again."""
+
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """Ask a part of the engine, by the name under which it has offered to answer.
+
+        Fields and answers are plain data, so that they cross to another process: None, bool,
+        int, float, str, bytes, lists and dicts of them. Asking twice must say the same.
+        """

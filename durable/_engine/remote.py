@@ -70,6 +70,10 @@ class RemoteEngine:
         """Let a blocked run try again; see `EnginePort`."""
         await self.client.call("resume", run_id=run_id)
 
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """Ask a part of the owner's engine; see `EnginePort`."""
+        return (await self.client.call("ask", what=what, fields=fields))["answer"]
+
 
 def _portions(specs: Sequence[RunSpec]) -> Iterator[list[RunSpec]]:
     portion: list[RunSpec] = []
@@ -136,9 +140,13 @@ def serve(engine: EnginePort) -> Callable[[str, Fields], Awaitable[Fields]]:
         await engine.resume(cast(str, fields["run_id"]))
         return {}
 
+    async def ask(fields: Fields) -> Fields:
+        given = cast("dict[str, Any]", fields["fields"])
+        return {"answer": await engine.ask(cast(str, fields["what"]), **given)}
+
     methods = {
         "hello": hello, "create": create, "wait_end": wait_end, "cancel": cancel,
-        "wake_up": wake_up, "resume": resume,
+        "wake_up": wake_up, "resume": resume, "ask": ask,
     }  # fmt: skip
 
     async def handle(method: str, fields: Fields) -> Fields:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from durable._journal.checksum import checksum
 from durable._journal.database import transact
 from durable._journal.faults import is_disk_fault, refusal
-from durable._journal.records import RunRow, RunState, Write
+from durable._journal.records import RowOp, RunRow, RunState, Write
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
 from durable.errors import InternalError
@@ -37,6 +37,7 @@ class Landing(NamedTuple):
 
     existing: Mapping[str, RunRow] = MappingProxyType({})
     refused: InternalError | None = None
+    changed: Sequence[int] = ()
 
 
 _LANDED = Landing()
@@ -97,6 +98,10 @@ def _apply(
         insert = _insert_events_again if again else _insert_events
         insert(conn, event_rows(writes, skipped))
     _update_states(conn, writes, skipped, tally)
+    for place, write in enumerate(writes):
+        if write.ops:
+            changed = _perform_ops(conn, write.ops, tally)
+            landings[place] = landings[place]._replace(changed=changed)
     _mark_suspect(conn, writes, tally)
     return landings
 
@@ -180,6 +185,11 @@ def _update_states(
     tally.statements += 1
     if conn.executemany(_UPDATE_STATE, states).rowcount != len(states):
         raise InternalError(f"a state was written for a run that is not recorded: {states[:3]}")
+
+
+def _perform_ops(conn: sqlite3.Connection, ops: Sequence[RowOp], tally: Tally) -> list[int]:
+    tally.statements += len(ops)
+    return [conn.execute(QUERIES[op.query], op.values).rowcount for op in ops]
 
 
 def _mark_suspect(conn: sqlite3.Connection, writes: Sequence[Write], tally: Tally) -> None:

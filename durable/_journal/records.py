@@ -74,6 +74,16 @@ class RunTurn(NamedTuple):
     events: Sequence[Event]
 
 
+class RowOp(NamedTuple):
+    """One statement of queries.sql on a table beside runs and events: hooks, chunks, attributes.
+
+    It must say the same twice, because an ambiguous COMMIT is answered by performing it again.
+    """
+
+    query: str
+    values: tuple[int | str | bytes | None, ...]
+
+
 @dataclass(slots=True, eq=False)
 class Write:
     """What one caller wants made durable in one transaction.
@@ -84,6 +94,11 @@ class Write:
 
     `runs` whose `run_id` exists already are left out together with their events, and
     the row found is put into `existing[run_id]`.
+
+    `ops` are performed one by one, in the order of submission, after events and states;
+    `changed` then holds how many rows each of them changed, which is 0 for one that is
+    performed again. A write with `ops` must be `vital`: whether they are recorded cannot be
+    told by reading.
     """
 
     done: Callable[[BaseException | None], None]
@@ -91,7 +106,12 @@ class Write:
     events: Sequence[RunEvent] = ()
     turn: RunTurn | None = None
     states: Sequence[RunState] = ()
+    ops: Sequence[RowOp] = ()
     suspect: tuple[int, int] | None = None  # (pk, seq) of the step about to run alone
     clear_suspect: bool = False
     vital: bool = False
     existing: dict[str, RunRow] = field(default_factory=dict)
+    changed: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        assert self.vital or not self.ops

@@ -182,7 +182,7 @@ class Writer:
             write = self._queue.popleft()
             batch.append(write)
             turn = 0 if write.turn is None else len(write.turn.events)
-            rows += 1 + len(write.events) + len(write.runs) + turn
+            rows += 1 + len(write.events) + len(write.runs) + turn + len(write.ops)
         self._busy = self._chore_is_next = True
         again = self._faults > 0
         self._driver.submit(partial(self._perform, batch, again), partial(self._performed, batch))
@@ -223,6 +223,8 @@ class Writer:
         for write, landing in zip(batch, landings, strict=True):
             if landing.existing:
                 write.existing.update(landing.existing)
+            if landing.changed:
+                write.changed = landing.changed
             answers.append((write, landing.refused))
         self._deliver_all(answers)
 

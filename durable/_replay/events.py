@@ -20,11 +20,14 @@ class EventKind(IntEnum):
     RUN_FAILED = 4
     RUN_CANCELLED = 5
     CANCEL_REQUESTED = 6
+    RUN_CONTINUED = 7
+    RUN_REWOUND = 8
     STEP_CREATED = 10
     STEP_RETRYING = 11
     STEP_COMPLETED = 12
     STEP_FAILED = 13
     STEP_CANCELLED = 14
+    STEP_YIELDED = 15
     WAIT_CREATED = 20
     WAIT_COMPLETED = 21
     HOOK_CREATED = 30
@@ -32,6 +35,7 @@ class EventKind(IntEnum):
     HOOK_DISPOSED = 32
     HOOK_CONFLICT = 33
     ATTR_SET = 40
+    ATTR_NOTED = 41
 
     @property
     def label(self) -> str:

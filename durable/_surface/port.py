@@ -59,11 +59,15 @@ class CurrentPort:
         """See `EnginePort`."""
         await self._ask("resume", run_id)
 
-    async def _ask(self, method: str, *args: object) -> object:
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """See `EnginePort`."""
+        return await self._ask("ask", what, **fields)
+
+    async def _ask(self, method: str, *args: object, **fields: object) -> object:
         while True:
             engine = await self._runtime.engine()
             try:
-                return await getattr(engine, method)(*args)
+                return await getattr(engine, method)(*args, **fields)
             except OwnerLostError:
                 self._runtime.lost(engine)
 
