@@ -1,0 +1,106 @@
+"""W12: what a long history and a full journal cost: the last step, the next start.
+
+A run of 50,000 steps is timed around its 100th, 1,000th, 10,000th and last step; starts
+are timed in an empty journal and beside 1,000,000 finished runs. Each is divided by its
+own beginning, so that 1.0 means "does not grow".
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from time import perf_counter
+
+from benchmarks.engine import fill_with_finished_runs, open_runtime
+from benchmarks.floors import Samples
+from benchmarks.spread import spread
+from benchmarks.workload import Bar, Figure, Settings, Workload
+from benchmarks.workloads.w5_starts import trivial
+from durable import step, workflow
+
+MARKS = {"at_100": 100, "at_1000": 1_000, "at_10000": 10_000, "at_50000": 50_000}
+WINDOW = 100  # steps whose median speaks for a mark
+FINISHED = 1_000_000
+STARTS = 300
+
+times: list[float] = []
+
+
+@step
+async def count(number: int) -> int:
+    """Adds one, and notes when it ran."""
+    times.append(perf_counter())
+    return number + 1
+
+
+@workflow
+async def very_long(steps: int) -> int:
+    """`steps` steps, each waiting for the one before."""
+    number = 0
+    for _ in range(steps):
+        number = await count(number)
+    return number
+
+
+async def steps_of_one_run(settings: Settings) -> dict[str, float]:
+    """Seconds from step to step around each mark."""
+    marks = {name: settings.size(mark) for name, mark in MARKS.items()}
+    async with open_runtime(settings, "steps") as runtime:
+        await (await runtime.start(very_long, max(marks.values()))).result()
+    window = settings.size(WINDOW)
+    lasted = [later - earlier for earlier, later in pairwise(times)]
+    return {name: spread(lasted[max(0, mark - window) : mark]).p50 for name, mark in marks.items()}
+
+
+async def start(settings: Settings, name: str, finished: int) -> float:
+    """Median seconds of one `start()` in a journal that holds finished runs."""
+    samples = []
+    async with open_runtime(settings, name) as runtime:
+        await fill_with_finished_runs(runtime, finished)
+    async with open_runtime(settings, name) as runtime:
+        for number in range(settings.size(STARTS)):
+            begun = perf_counter()
+            run = await runtime.start(trivial, number)
+            samples.append(perf_counter() - begun)
+            await run.result()
+    return spread(samples).p50
+
+
+async def measure(settings: Settings) -> Samples:
+    """The medians, and their ratios to the first of their kind."""
+    steps = await steps_of_one_run(settings)
+    few = await start(settings, "few", 0)
+    many = await start(settings, "many", settings.size(FINISHED))
+    samples = {name: [value] for name, value in steps.items()}
+    samples |= {
+        f"{name}_growth": [value / steps["at_100"]]
+        for name, value in steps.items()
+        if name != "at_100"
+    }
+    return samples | {"few": [few], "many": [many], "many_growth": [many / few]}
+
+
+WORKLOADS = (
+    Workload(
+        name="W12",
+        title="growth",
+        perform=lambda settings: settings.run(measure(settings)),
+        figures=(
+            Figure("at_100", "step to step, around step 100"),
+            *(Figure(name, f"... {name[3:]}") for name in MARKS if name != "at_100"),
+            *(
+                Figure(f"{name}_growth", f"step {name[3:]} over step 100", unit="count")
+                for name in MARKS
+                if name != "at_100"
+            ),
+            Figure("few", "start(), empty journal"),
+            Figure("many", "start(), beside 1,000,000 finished runs"),
+            Figure("many_growth", "the second over the first", unit="count"),
+        ),
+        bars=(
+            *(Bar(f"{name}_growth", 1.15, stage="goal") for name in MARKS if name != "at_100"),
+            Bar("many_growth", 1.15, stage="goal"),
+        ),
+        operations=max(MARKS.values()),
+        once=True,
+    ),
+)

@@ -1,0 +1,77 @@
+"""W6: what bringing a run back costs, per event of its history.
+
+A run of 1,000 (10,000) steps falls asleep and the journal is closed. After it is opened
+again the run is woken: it is read, verified, replayed, and goes on to its end. The time
+from the call to the result is divided by the events of the history.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from benchmarks.engine import open_runtime
+from benchmarks.floors import Samples
+from benchmarks.workload import Bar, Figure, Settings, Workload
+from durable import sleep, step, workflow
+
+STEPS = {"thousand": 1_000, "ten_thousand": 10_000}
+
+
+@step
+async def add(number: int, other: int) -> int:
+    """The smallest step."""
+    return number + other
+
+
+@workflow
+async def long_history(steps: int) -> int:
+    """Many steps, one after the other, then a sleep."""
+    number = 0
+    for other in range(steps):
+        number = await add(number, other)
+    await sleep(86_400)
+    return number
+
+
+async def replayed(settings: Settings, name: str, steps: int) -> float:
+    """Seconds per event of one run's history."""
+    async with open_runtime(settings, name) as runtime:
+        run = await runtime.start(long_history, steps)
+        while not any("sleep" in what for what in (await run.status()).waiting_for):
+            pass
+        events = len(await run.events())
+    async with open_runtime(settings, name) as runtime:
+        begun = perf_counter()
+        run = runtime.get_run(run.run_id)
+        await run.wake_up()
+        await run.result()
+        return (perf_counter() - begun) / events
+
+
+async def measure(settings: Settings) -> Samples:
+    """Seconds per replayed event for both lengths, and how they compare."""
+    samples = {
+        name: [await replayed(settings, name, settings.size(steps))]
+        for name, steps in STEPS.items()
+    }
+    return samples | {"growth": [samples["ten_thousand"][0] / samples["thousand"][0]]}
+
+
+WORKLOADS = (
+    Workload(
+        name="W6",
+        title="replay of a cold run",
+        perform=lambda settings: settings.run(measure(settings)),
+        figures=(
+            Figure("thousand", "per event, 1,000 steps", "T", "mean"),
+            Figure("ten_thousand", "per event, 10,000 steps", "T", "mean"),
+            Figure("growth", "the second over the first", unit="count"),
+        ),
+        bars=(
+            Bar("thousand", 0.5, stage="goal"),
+            Bar("ten_thousand", 0.5, stage="goal"),
+            Bar("growth", 1.15, stage="goal"),
+        ),
+        operations=2 * sum(STEPS.values()),
+    ),
+)
