@@ -10,9 +10,10 @@ import argparse
 import json
 import sys
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import machine, outcome, profile, runner, table
+from benchmarks import machine, outcome, plot, profile, runner, table
 from benchmarks.floors import Durability
 from benchmarks.runner import Pass, Plan
 from benchmarks.workload import Workload
@@ -36,6 +37,8 @@ def main(arguments: list[str]) -> int:
     passes = list(runner.perform(plan, _progress))
     _clear_progress()
     _print(passes)
+    if options.plot is not None:
+        plot.draw(outcome.rows(passes), facts, options.plot)
     if options.json is not None:
         options.json.write_text(json.dumps(_data(facts, passes), indent=1))
     return 1 if outcome.failures(passes) else 0
@@ -49,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("workloads", nargs="*", metavar="W", help="names such as W1 W2 idle (default: all)")
+    add("--peers", action="store_true", help="the same work on the peers that are installed")
+    add("--plot", type=Path, metavar="FILE", help="draw the ratios of W1 to W5 as a PNG")
     add("--json", type=Path, metavar="FILE", help="write the figures there too")
     add("--quick", action="store_true", help="a tenth of the size, one repetition")
     add("--repeat", type=int, metavar="N", help="how often everything is done (default: 3)")
@@ -61,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(options: argparse.Namespace) -> Plan:
     default = 1 if options.quick else 3
     return Plan(
-        workloads=_chosen(options.workloads),
+        workloads=_chosen(options.workloads, peers=options.peers),
         durabilities=DURABILITIES[options.durability],
         repeat=default if options.repeat is None else max(1, options.repeat),
         quick=options.quick,
@@ -70,14 +75,24 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _chosen(names: list[str]) -> list[Workload]:
-    known = [workload for workload in registry() if workload.subject == OURS]
-    wanted = {name.lower() for name in names} or {workload.name.lower() for workload in known}
-    unknown = wanted - {workload.name.lower() for workload in known}
+def _chosen(names: list[str], *, peers: bool) -> list[Workload]:
+    known = registry()
+    ours = [workload.name for workload in known if workload.subject == OURS]
+    wanted = {name.lower() for name in names or ours}
+    unknown = wanted - {name.lower() for name in ours}
     if unknown:
-        there = ", ".join(workload.name for workload in known)
+        there = ", ".join(ours)
         raise SystemExit(f"no workload named {', '.join(sorted(unknown))}; there are: {there}")
-    return [workload for workload in known if workload.name.lower() in wanted]
+    chosen = [each for each in known if each.name.lower() in wanted]
+    missing = {each.requires for each in chosen if peers and not _installed(each)}
+    for module in sorted(missing):
+        print(f"{module} is not installed, and left out: pip install -e '.[bench]'")
+    chosen = [each for each in chosen if each.subject == OURS or (peers and _installed(each))]
+    return sorted(chosen, key=lambda each: (ours.index(each.name), each.subject != OURS))
+
+
+def _installed(workload: Workload) -> bool:
+    return not workload.requires or find_spec(workload.requires) is not None
 
 
 def _facts(plan: Plan) -> dict[str, str]:

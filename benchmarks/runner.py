@@ -61,7 +61,11 @@ def perform(plan: Plan, progress: Callable[[str], None]) -> Iterator[Pass]:
 def _round(
     plan: Plan, repetition: int, durability: Durability, progress: Callable[[str], None]
 ) -> Iterator[Pass]:
-    due = [workload for workload in plan.workloads if repetition == 0 or not workload.once]
+    due = [
+        workload
+        for workload in plan.workloads
+        if (repetition == 0 or not workload.once) and durability in workload.durabilities
+    ]
     before = _floors(plan, durability)
     for workload in due:
         progress(f"{repetition + 1}/{plan.repeat} {durability} {workload.subject} {workload.name}")

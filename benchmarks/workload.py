@@ -89,7 +89,8 @@ class Workload:
     `perform(settings)` returns samples per figure key (seconds, counts or bytes).
     `operations` says how many operations the full size does (the profile divides by it).
     `subject` is whose engine does the work: a peer is a workload of the same `name`
-    with another subject. `once` = not repeated.
+    with another subject. `once` = not repeated. A peer `requires` a module, and has the
+    `durabilities` that it knows.
     """
 
     name: str
@@ -100,3 +101,5 @@ class Workload:
     operations: int = 1
     subject: str = "durable"
     once: bool = False
+    requires: str = ""
+    durabilities: tuple[Durability, ...] = ("full", "process")
