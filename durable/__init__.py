@@ -28,6 +28,9 @@ from durable._base.backoff import Backoff
 from durable._journal.codec import Codec, Transform
 from durable._surface.api import get_run, run, start, start_many
 from durable._surface.history import HistoryEvent, RunStatus
+from durable._surface.hook_info import HookInfo
+from durable._surface.hooks import Hook, create_hook, receive
+from durable._surface.mail import define_hook, get_hook_by_token, resume_hook, send
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.sync import SyncRun, SyncRuntime
@@ -39,6 +42,8 @@ __all__ = [
     "DurableError",
     "FatalError",
     "HistoryEvent",
+    "Hook",
+    "HookInfo",
     "RetryableError",
     "Run",
     "RunStatus",
@@ -50,13 +55,19 @@ __all__ = [
     "Transform",
     "Workflow",
     "WorkflowMetadata",
+    "create_hook",
+    "define_hook",
+    "get_hook_by_token",
     "get_run",
     "get_step_metadata",
     "get_workflow_metadata",
     "logger",
     "now",
     "random",
+    "receive",
+    "resume_hook",
     "run",
+    "send",
     "sleep",
     "start",
     "start_many",

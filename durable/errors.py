@@ -109,6 +109,33 @@ class StepWorkerDiedError(DurableError):
     """The worker process that ran a step with ``executor="process"`` died."""
 
 
+class HookConflictError(DurableError):
+    """Another run (or an earlier hook of this one) holds the hook's token.
+
+    Raised where a body awaits the hook. A token is free again once its hook is disposed
+    or its run has ended.
+
+    Attributes:
+        token: the token. run_id: the run that holds it.
+    """
+
+    def __init__(self, token: str, run_id: str) -> None:
+        super().__init__(
+            f"the hook token {token!r} is held by run {run_id}: use another token, or leave the "
+            "work to that run (`await hook.get_conflict()` returns it)"
+        )
+        self.token = token
+        self.run_id = run_id
+
+
+class HookDisposedError(DurableError, RuntimeError):
+    """A body waits for a hook that it has disposed itself: nothing can arrive there."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(f"the hook {token!r} is disposed: it takes no payloads any more")
+        self.token = token
+
+
 class WorkflowTimeoutError(DurableError, TimeoutError):
     """A run was still unfinished at the deadline given by its `timeout` option."""
 
@@ -195,6 +222,24 @@ class RunConflictError(_RunError):
     """A run with this id exists, but with another workflow or other arguments."""
 
 
+class HookNotFoundError(DurableError, LookupError):
+    """Nothing takes this payload: the hook is unknown or disposed, or its run has ended.
+
+    The payload was not recorded.
+
+    Attributes:
+        token: the hook's token, or the mailbox's name.
+    """
+
+    def __init__(self, token: str, message: str | None = None) -> None:
+        super().__init__(
+            message
+            or f"no open hook has the token {token!r}: it was never created, it is disposed, "
+            "or its run has ended"
+        )
+        self.token = token
+
+
 # --- mistakes in the calling program ------------------------------------------------
 
 
@@ -255,6 +300,23 @@ class PayloadDecodeError(DurableError):
     Raised when its class or module is missing, or when it holds code recorded by
     another Python version, which is never loaded.
     """
+
+
+class HookPayloadError(DurableError, ValueError):
+    """A payload is not of the type that the hook or mailbox was given.
+
+    Raised at the sender, before anything is recorded; the run does not notice. Raised by
+    `receive` for a payload that was sent before the body said which type it wants.
+
+    Attributes:
+        path: the part that does not fit, such as ``payload["items"][2]``.
+        payload: what was sent, where `receive` raises it; else None.
+    """
+
+    def __init__(self, message: str, path: str = "payload", payload: object = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.payload = payload
 
 
 class NondeterminismError(DurableError):

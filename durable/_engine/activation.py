@@ -32,7 +32,7 @@ from durable._journal.records import (
 from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
 from durable._replay.events import CANCEL_REQUESTED, STEP_RETRYING, WAIT_COMPLETED, EventKind
 from durable._replay.script import Inbound
-from durable.errors import PayloadDecodeError
+from durable.errors import InternalError, PayloadDecodeError
 
 logger = logging.getLogger("durable")
 
@@ -65,6 +65,13 @@ class Host(Protocol):
 
     def expiry(self, run: HotRun, now_us: int) -> int | None:
         """Return when a run that ends now may be deleted."""
+
+
+class Claims(Protocol):
+    """Who records the hook tokens of runs."""
+
+    def record(self, run: HotRun, body: Body, write: Write) -> None:
+        """Add to a turn's write what its body did with tokens."""
 
 
 class _Turn:
@@ -133,6 +140,7 @@ class Activation:
         self._clock = clock
         self.watchdog = Watchdog(clock)
         self.ready: Callable[[HotRun], None] = host.ready
+        self.hooks: Claims | None = None
 
     # --- decide ------------------------------------------------------------------------
 
@@ -155,6 +163,7 @@ class Activation:
             raise
         except Exception as error:  # ours: one run's trouble must not become that of all
             logger.exception("run %s met a defect of durable", run.run_id)
+            run.refuse(InternalError(f"run {run.run_id} met a defect of durable: {error!r}"))
             self._host.block(run, "corrupt", f"an internal error, please report it: {error!r}")
             return
         finally:
@@ -180,11 +189,15 @@ class Activation:
         if events:
             write.turn = RunTurn(run.row.pk, run.run_id, events)
         turn.told, write.done = write.done, turn.done
+        if body.hooks is not None and self.hooks is not None:
+            self.hooks.record(run, body, write)
         run.unsaved += 1
         self._journal.submit(write)
 
     def _next_state(self, run: HotRun, body: Body) -> RunState:
         old = run.state
+        if not body.started and body.outcome is None:
+            return old  # it has got mail before its start
         now = body.script.now_us
         started = old.started_at or (now if body.started else None)
         if body.outcome is not None:

@@ -30,6 +30,7 @@ from durable._replay.events import EventKind
 from durable._replay.script import Inbound
 from durable.errors import WorkflowRunNotFoundError, WorkflowTimeoutError
 
+RUN_STARTED = EventKind.RUN_STARTED
 CANCEL, DEADLINE_NAME = "user", "deadline"
 
 
@@ -66,7 +67,12 @@ class Commands:
             raise WorkflowRunNotFoundError(run_id)
         return row
 
-    async def _fetch(self, loader: Loader, run_id: str) -> HotRun | RunRow:
+    def at_hand(self, run_id: str) -> HotRun | None:
+        """Return the run if it is in memory and can take something in."""
+        run = self._scheduler.get(run_id)
+        return None if run is None or run.loading or run.body is None else run
+
+    async def fetch(self, loader: Loader, run_id: str) -> HotRun | RunRow:
         """Return the run, in memory; its row if it is finished or blocked."""
         while True:
             row = await self.row(run_id)
@@ -81,7 +87,7 @@ class Commands:
 
         Returns the row of a run that is finished or blocked, which the caller ends itself.
         """
-        run = await self._fetch(loader, run_id)
+        run = await self.fetch(loader, run_id)
         if isinstance(run, RunRow):
             return run
         if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
@@ -95,7 +101,7 @@ class Commands:
             return
         if body.outcome is not None:
             await self._durable(run)
-        elif not body.started and not run.inbox:
+        elif not body.started and all(item.kind != RUN_STARTED for item in run.inbox):
             body.terminate(EventKind.RUN_CANCELLED, payload)
             await self._submit(run)
         elif body.cancel_event is not None:
@@ -123,7 +129,7 @@ class Commands:
 
     async def wake_up(self, loader: Loader, run_id: str, waits: Sequence[int] | None) -> int:
         """End pending sleeps early; return how many."""
-        run = await self._fetch(loader, run_id)
+        run = await self.fetch(loader, run_id)
         if isinstance(run, RunRow):
             return 0
         woken = self._activation.wake_up(run, waits)
@@ -144,6 +150,7 @@ class Commands:
         history = await self._journal.reader.history(row.pk, row.run_id)
         run.body = Body(row.run_id, _never, history, self._payloads, self._clock.wall_us)
         run.body.script.skip()
+        run.body.use_hooks().any_claims = True  # for all that is known without its code
         run.body.terminate(EventKind.RUN_CANCELLED, None if reason is None else reason.encode())
         self._scheduler.add(run)
         await self._submit(run)

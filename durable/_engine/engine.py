@@ -18,10 +18,12 @@ from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock
 from durable._engine.activation import Activation
 from durable._engine.births import Births
+from durable._engine.claims import Claims
 from durable._engine.commands import Commands
 from durable._engine.executor import Executor
 from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.loader import Loader
+from durable._engine.mail import Mail
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import Created, RunEnd, RunSpec
 from durable._engine.recovery import Recovery
@@ -112,6 +114,10 @@ class Engine:
             self, journal, payloads, self.scheduler, self._activation, self._timers, clock,
             self._suspects, self._commands.deadline,
         )  # fmt: skip
+        claims = Claims(journal, self._activation, payloads, clock, self._spawn)
+        self._activation.hooks = self._loader.claims = claims
+        mail = Mail(journal, self._commands, self._loader, self._activation, payloads, claims)
+        self.answers |= {"resume_hook": mail.resume_hook, "send": mail.send}
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )

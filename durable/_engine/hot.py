@@ -64,15 +64,19 @@ class HotRun:
     def drop(self, reason: Exception | None = None) -> None:
         """Let go of the body and everything armed for it; `reason` is told to who waits."""
         self.gone = True
-        acks, self.acks = self.acks, []
-        for ack in acks:
-            settle(ack, reason)
+        self.refuse(reason)
         for alarm in self.alarms.values():
             alarm.cancel()
         self.alarms.clear()
         if self.body is not None:
             self.body.abandon()
             self.body = None
+
+    def refuse(self, reason: Exception | None) -> None:
+        """Tell those who wait for the next COMMIT that it will not come, or not for them."""
+        acks, self.acks = self.acks, []
+        for ack in acks:
+            settle(ack, reason)
 
 
 def settle(ack: asyncio.Future[None], error: BaseException | None) -> None:

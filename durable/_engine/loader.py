@@ -20,6 +20,7 @@ from durable._authoring.context import WorkflowMetadata
 from durable._authoring.primitives import from_us
 from durable._base.clock import Clock
 from durable._engine.activation import DEADLINE, Activation, Host
+from durable._engine.claims import Claims
 from durable._engine.hot import HotRun, Main, settle
 from durable._engine.payloads import EnginePayloads
 from durable._engine.scheduler import Scheduler
@@ -69,6 +70,7 @@ class Loader:
         self._booted_us = clock.wall_us()
         self._loads: dict[str, asyncio.Future[None]] = {}
         self._reloads: set[asyncio.Task[None]] = set()
+        self.claims: Claims | None = None
         self.stopped = False
 
     # --- new runs -----------------------------------------------------------------------
@@ -239,6 +241,8 @@ class Loader:
             self._arm_start(run)
             return
         self._activation.arm_grace(run, body)
+        if body.hooks is not None and self.claims is not None:
+            self.claims.arm(run)
         for wait in list(body.waits.values()):
             self._activation.arm_wait(run, wait)
         note = PARKED if self._journal.clean or resumed else INTERRUPTED

@@ -121,3 +121,27 @@ SELECT EXISTS (SELECT 1 FROM events WHERE run = ?);
 
 -- name: undoom
 DELETE FROM trash WHERE run = ?;
+
+-- name: claim_hook
+INSERT INTO hooks (token_hash, run, seq) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: mark_unclaimed
+UPDATE runs SET wake_at = 0
+WHERE pk = ?2 AND status IN ('pending', 'running') AND NOT EXISTS (
+    SELECT 1 FROM hooks WHERE token_hash = ?1 AND run = ?2 AND seq = ?3);
+
+-- name: release_hook
+DELETE FROM hooks WHERE token_hash = ? AND run = ? AND seq = ?;
+
+-- name: release_hooks
+DELETE FROM hooks WHERE run = ?;
+
+-- name: hook_by_token
+SELECT hooks.run, runs.run_id, hooks.seq
+FROM hooks JOIN runs ON runs.pk = hooks.run WHERE token_hash = ?;
+
+-- name: hooks_of_run
+SELECT seq FROM hooks WHERE run = ? ORDER BY seq;
+
+-- name: answers_of
+SELECT count(*) FROM events WHERE run = ? AND kind = ? AND ref = ?;

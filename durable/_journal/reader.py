@@ -17,7 +17,7 @@ from durable._journal.checksum import checksum
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
-from durable._journal.records import RunRow
+from durable._journal.records import HookRow, RunRow
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
 from durable.errors import JournalCorruptError, JournalError
@@ -39,6 +39,8 @@ _INTERRUPTED, _BLOCKED = _fetch("interrupted_runs"), _fetch("blocked_runs")
 _NEWEST, _COUNTS, _MAX_PK = _fetch("newest_runs"), _fetch("counts"), _fetch("max_pk")
 _NEXT_WAKE, _NEXT_EXPIRY = _fetch("next_wake"), _fetch("next_expiry")
 _HISTORY, _LAST_EVENT = _fetch("history"), _fetch("last_event")
+_HOOK_BY_TOKEN, _HOOKS_OF_RUN = _fetch("hook_by_token"), _fetch("hooks_of_run")
+_ANSWERS_OF = _fetch("answers_of")
 
 _StoredEvent = tuple[int, int, int, str, int, "int | None", "bytes | None", int]
 
@@ -144,6 +146,20 @@ class Reader:
         parameters = {"before": before, "workflow": workflow, "status": status, "limit": limit}
         rows = await self._ask(lambda conn: conn.execute(_NEWEST, parameters).fetchall())
         return list(map(_ROW, rows))
+
+    async def hook(self, token_hash: bytes) -> HookRow | None:
+        """Return who holds the hook token with this hash, or None."""
+        row = await self._ask(lambda conn: conn.execute(_HOOK_BY_TOKEN, (token_hash,)).fetchone())
+        return None if row is None else HookRow._make(row)
+
+    async def hooks_of(self, pk: int) -> list[int]:
+        """Return the numbers of the `hook_created` events whose tokens a run holds."""
+        rows = await self._ask(lambda conn: conn.execute(_HOOKS_OF_RUN, (pk,)).fetchall())
+        return [seq for (seq,) in rows]
+
+    async def count_answers(self, pk: int, kind: int, ref: int) -> int:
+        """Return how many events of a kind refer to the event `ref` of a run."""
+        return await self._number(_ANSWERS_OF, pk, int(kind), ref) or 0
 
     async def next_wake(self, after_us: int) -> int | None:
         """Return the earliest `wake_at` later than `after_us`, or None."""

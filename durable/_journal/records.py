@@ -74,6 +74,14 @@ class RunTurn(NamedTuple):
     events: Sequence[Event]
 
 
+class HookRow(NamedTuple):
+    """Who holds a hook token: a run, by both names, with the hook's `hook_created`."""
+
+    pk: int
+    run_id: str
+    seq: int
+
+
 class RowOp(NamedTuple):
     """One statement of queries.sql on a table beside runs and events: hooks, chunks, attributes.
 
@@ -97,8 +105,8 @@ class Write:
 
     `ops` are performed one by one, in the order of submission, after events and states;
     `changed` then holds how many rows each of them changed, which is 0 for one that is
-    performed again. A write with `ops` must be `vital`: whether they are recorded cannot be
-    told by reading.
+    performed again. A write with `ops` and no events must be `vital`: whether they are
+    recorded cannot be told by reading. Where that was told by its events, `changed` is empty.
     """
 
     done: Callable[[BaseException | None], None]
@@ -114,4 +122,4 @@ class Write:
     changed: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        assert self.vital or not self.ops
+        assert self.vital or not self.ops or self.events or self.turn is not None

@@ -40,6 +40,15 @@ CREATE TABLE events (
     PRIMARY KEY (run, seq)
 ) STRICT, WITHOUT ROWID;
 
+-- Who holds which hook token, by its SHA-256; what else a hook is stands in its hook_created.
+CREATE TABLE hooks (
+    token_hash BLOB PRIMARY KEY,
+    run        INTEGER NOT NULL,
+    seq        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX hooks_by_run ON hooks (run, seq);
+
 -- Runs whose row is gone and whose events are being deleted, a few at a time.
 CREATE TABLE trash (
     run INTEGER PRIMARY KEY

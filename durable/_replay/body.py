@@ -26,6 +26,7 @@ from durable._replay.events import (
 )
 from durable._replay.freeze import freeze
 from durable._replay.guard import install
+from durable._replay.hooks import Hooks
 from durable._replay.loop import BodyFuture, Timer, make_loop
 from durable._replay.ports import Named, Payloads
 from durable._replay.script import UNDECODED, Inbound, Script
@@ -114,6 +115,7 @@ class Body:
         self.waits: dict[int, OpenWait] = {}
         self.created: list[OpenStep | OpenWait] = []
         self.ended: list[OpenStep | OpenWait] = []
+        self.hooks: Hooks | None = None  # made by the first hook, or mail
         self.outcome: Event | None = None
         self.result: object = UNDECODED
         self.cancel_event: Event | None = None
@@ -187,6 +189,8 @@ class Body:
             freeze(alive)
         self.loop.let_go()
         self.script.let_go()
+        if self.hooks is not None:
+            self.hooks.let_go()
 
     @property
     def started(self) -> bool:
@@ -196,7 +200,15 @@ class Body:
     @property
     def is_stuck(self) -> bool:
         """Tell whether the body waits for itself alone: nothing recorded can wake it again."""
-        return self.started and self.outcome is None and not self.steps and not self.waits
+        if not self.started or self.outcome is not None or self.steps or self.waits:
+            return False
+        return self.hooks is None or not self.hooks.is_waiting
+
+    def use_hooks(self) -> Hooks:
+        """Return the hooks and mailboxes of this body."""
+        if self.hooks is None:
+            self.hooks = Hooks(self.script, self.loop, self._payloads)
+        return self.hooks
 
     def waiting_lines(self) -> list[str]:
         """Return the source line at which each unfinished task of the body waits."""
@@ -210,7 +222,11 @@ class Body:
             return True
         if item.kind == WAIT_COMPLETED:
             return item.ref not in self.waits
-        return item.ref != 0 and item.ref not in self.steps
+        if item.ref in self.steps:
+            return False
+        if item.kind in _MAIL:
+            return self.use_hooks().is_stale(item)
+        return item.ref != 0
 
     def _apply(self, event: Event, value: object) -> None:
         _TAKE[event.kind](self, event, value)
@@ -260,6 +276,14 @@ class Body:
         else:
             self._note_end(wait)
             self.loop.fire(wait.handle)
+
+    def _take_mail(self, event: Event, value: object) -> None:
+        if not self.use_hooks().take_mail(event, value):
+            self._unexpected(event)
+
+    def _take_conflict(self, event: Event, value: object) -> None:
+        if not self.use_hooks().take_answer(event):
+            self._unexpected(event)
 
     def _take_cancel(self, event: Event, value: object) -> None:
         assert self._task is not None
@@ -396,7 +420,10 @@ _TAKE: dict[int, Callable[[Body, Event, object], None]] = {
     EventKind.STEP_FAILED: Body._take_failure,
     WAIT_COMPLETED: Body._take_wait_end,
     EventKind.CANCEL_REQUESTED: Body._take_cancel,
+    EventKind.HOOK_RECEIVED: Body._take_mail,
+    EventKind.HOOK_CONFLICT: Body._take_conflict,
 }
+_MAIL = frozenset({EventKind.HOOK_RECEIVED, EventKind.HOOK_CONFLICT})
 
 
 def _set_none(future: asyncio.Future[Any]) -> None:

@@ -35,6 +35,7 @@ from durable._journal.records import (
     FINISHED,
     PENDING,
     RUNNING,
+    RowOp,
     RunEvent,
     RunRow,
     RunState,
@@ -90,6 +91,11 @@ class Bystander:
         if self._journal is None:
             raise RuntimeNotRunningError(f"{self.path} is not open: use it in `async with`")
         return self._journal.reader
+
+    @property
+    def is_owner(self) -> bool:
+        """Return False: commands are for others."""
+        return False
 
     def live_body(self, run_id: str) -> Body | None:
         """Return None: no run is in memory here."""
@@ -178,7 +184,8 @@ class Unowned:
         payload = None if reason is None else reason.encode()
         event = Event(last.seq + 1, EventKind.RUN_CANCELLED, 0, "", at, None, payload)
         state = RunState(CANCELLED, row.started_at, at, None, _expiry(row, at), None, row.pk)
-        await self._perform([RunEvent(row.pk, run_id, event)], state)
+        freed = [RowOp("release_hooks", (row.pk,))]
+        await self._perform([RunEvent(row.pk, run_id, event)], state, freed)
 
     async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
         """Return 0 for a run that cannot be sleeping; refuse the others."""
@@ -200,8 +207,11 @@ class Unowned:
             raise WorkflowRunNotFoundError(run_id)
         return row
 
-    async def _perform(self, events: list[RunEvent], state: RunState) -> None:
-        await self._journal.perform(Write(done=_ignore, events=events, states=[state]))
+    async def _perform(
+        self, events: list[RunEvent], state: RunState, ops: Sequence[RowOp] = ()
+    ) -> None:
+        write = Write(done=_ignore, events=events, states=[state], ops=ops)
+        await self._journal.perform(write)
 
     def _needs_its_code(self, run_id: str, done: str) -> RuntimeNotRunningError:
         return RuntimeNotRunningError(

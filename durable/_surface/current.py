@@ -32,6 +32,10 @@ class Access(Protocol):
     def reader(self) -> Reader:
         """Answers questions from the journal."""
 
+    @property
+    def is_owner(self) -> bool:
+        """Whether commands are performed in this process."""
+
     def live_body(self, run_id: str) -> Body | None:
         """Return the body of a run that is in memory here."""
 

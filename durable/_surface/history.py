@@ -52,7 +52,8 @@ class HistoryEvent:
     Attributes:
         seq: its number in the run, from 1; also the correlation id of what it creates.
         kind: such as ``"step_completed"``.
-        name: of the workflow or step; how a wait was made; why an attempt ended.
+        name: of the workflow or step; how a wait was made; why an attempt ended; the own
+            token of a hook; the mailbox and dedupe key of a payload.
         at: when it happened (UTC).
         ref: number of the event it answers, None for none.
         due: when the wait or the next attempt is due (UTC), if it is about one.
@@ -86,7 +87,7 @@ def _shown(access: Access, event: Event) -> HistoryEvent:
     return HistoryEvent(
         seq=event.seq,
         kind=kind.label,
-        name=event.name,
+        name=event.name.replace("\n", " ").strip(),  # of a mailbox, and its dedupe key
         at=from_us(event.at),
         ref=event.ref or None,
         due=None if event.due is None else from_us(event.due),
@@ -115,7 +116,17 @@ async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
         opened = {seq: f"step {s.step.name} (attempt {s.attempt})" for seq, s in body.steps.items()}
         waits = {seq: wait for seq, wait in body.waits.items() if wait.name != "timer"}
         opened.update({seq: _wait(wait.due) for seq, wait in waits.items()})
-        return tuple(opened[seq] for seq in sorted(opened))
+        mail: list[str] = []
+        if body.hooks is not None:
+            opened.update(
+                {
+                    seq: _hook(seq, hook.name)
+                    for seq, hook in body.hooks.open.items()
+                    if hook.conflict is None
+                }
+            )
+            mail = [f"mailbox {name!r}" for name, box in body.hooks.boxes.items() if box.awaited]
+        return (*(opened[seq] for seq in sorted(opened)), *mail)
     return _open_in(await access.reader.history(row.pk, row.run_id))
 
 
@@ -131,9 +142,21 @@ def _open_in(history: list[Event]) -> tuple[str, ...]:
             pending[event.ref] = f"{name} (attempt {attempts[event.ref]})"
         elif event.kind == EventKind.WAIT_CREATED and event.name != "timer":
             pending[event.seq] = _wait(event.due or 0)
-        elif event.kind in ANSWERS:
+        elif event.kind == EventKind.HOOK_CREATED:
+            pending[event.seq] = _hook(event.seq, event.name)
+        elif event.kind in ANSWERS and not _leaves_open(event):
             pending.pop(event.ref, None)
     return tuple(pending.values())
+
+
+def _leaves_open(event: Event) -> bool:
+    claimed = event.kind == EventKind.HOOK_CONFLICT and event.payload is None
+    return claimed or event.kind == EventKind.HOOK_RECEIVED
+
+
+def _hook(seq: int, name: str) -> str:
+    # A token that nobody can guess is not shown to everybody who looks.
+    return f"hook {name!r}" if name else f"hook of event {seq}"
 
 
 def _wait(due_us: int) -> str:

@@ -21,6 +21,7 @@ from durable._journal.attributes import decode_attributes, decode_blocked
 from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, FAILED, RunRow
 from durable._surface.current import Access, current_runtime
 from durable._surface.history import HistoryEvent, RunStatus, read_events, waiting_for
+from durable._surface.hook_info import HookInfo, hooks_of
 from durable.errors import (
     InternalError,
     WorkflowRunBlockedError,
@@ -133,6 +134,10 @@ class Run(Generic[R]):
         """Return its history for people. Recorded values are shown without running their code."""
         return await self._asked("events", self._events)
 
+    async def hooks(self) -> list[HookInfo]:
+        """Return its open hooks, oldest first. Their metadata is loaded like a result."""
+        return await self._asked("hooks", self._hooks)
+
     # --- what can be asked of it ------------------------------------------------------------
 
     async def cancel(self, reason: str | None = None) -> None:
@@ -186,6 +191,10 @@ class Run(Generic[R]):
 
     async def _events(self) -> list[HistoryEvent]:
         return await read_events(await self._way(), await self._row())
+
+    async def _hooks(self) -> list[HookInfo]:
+        row = await self._row()
+        return await hooks_of(await self._way(), row.pk, row.run_id)
 
     async def _cancel(self, reason: str | None) -> None:
         await (await (await self._way()).port()).cancel(self.run_id, reason)

@@ -27,8 +27,9 @@ from durable._journal.journal import Journal
 from durable._journal.lock import OwnerLock
 from durable._journal.reader import Reader
 from durable._replay.body import Body
-from durable._surface import current, endings
+from durable._surface import current, endings, mail
 from durable._surface.api import begin, calls_of
+from durable._surface.hook_info import HookInfo, find
 from durable._surface.options import Duration, check_codec, check_durability, engine_options
 from durable._surface.place import Place
 from durable._surface.port import CurrentPort
@@ -360,6 +361,27 @@ class Runtime:
     def get_run(self, run_id: str) -> Run[Any]:
         """Return the handle of a run of this journal; lazy."""
         return Run(run_id, self)
+
+    async def resume_hook(
+        self, token: str | HookInfo, payload: object = None, *, dedupe_key: str | None = None
+    ) -> Run[Any]:
+        """Give a hook of this journal its next payload; see `durable.resume_hook`."""
+        return await mail.resume(self, token, payload, dedupe_key)
+
+    async def get_hook_by_token(self, token: str) -> HookInfo:
+        """Return an open hook of this journal; see `durable.get_hook_by_token`."""
+        return await find(self, token)
+
+    async def send(
+        self,
+        run: str | Run[Any],
+        name: str,
+        payload: object = None,
+        *,
+        dedupe_key: str | None = None,
+    ) -> None:
+        """Send a payload to a mailbox of a run of this journal; see `durable.send`."""
+        await mail.deliver(self, run, name, payload, dedupe_key)
 
     def __repr__(self) -> str:
         return f"<Runtime {self.path}>"

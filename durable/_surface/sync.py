@@ -37,6 +37,7 @@ from durable._journal.codec import Codec
 from durable._journal.driver import DriverFactory
 from durable._surface.api import new_event_loop
 from durable._surface.history import HistoryEvent, RunStatus
+from durable._surface.hook_info import HookInfo
 from durable._surface.options import Duration
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
@@ -162,6 +163,32 @@ class SyncRuntime:
         host = self._opened()
         return SyncRun(host.runtime.get_run(run_id), host)
 
+    def resume_hook(
+        self, token: str | HookInfo, payload: object = None, *, dedupe_key: str | None = None
+    ) -> SyncRun[Any]:
+        """Give a hook its next payload; returns once it is recorded. See `durable.resume_hook`."""
+        host = self._opened()
+        run = host.call(lambda: host.runtime.resume_hook(token, payload, dedupe_key=dedupe_key))
+        return SyncRun(run, host)
+
+    def get_hook_by_token(self, token: str) -> HookInfo:
+        """Return an open hook. See `durable.get_hook_by_token`."""
+        host = self._opened()
+        return host.call(lambda: host.runtime.get_hook_by_token(token))
+
+    def send(
+        self,
+        run: str | SyncRun[Any],
+        name: str,
+        payload: object = None,
+        *,
+        dedupe_key: str | None = None,
+    ) -> None:
+        """Send a payload to a mailbox of a run; returns once it is recorded. See `durable.send`."""
+        host = self._opened()
+        run_id = run.run_id if isinstance(run, SyncRun) else run
+        host.call(lambda: host.runtime.send(run_id, name, payload, dedupe_key=dedupe_key))
+
     def _opened(self) -> _Host:
         if self._host is None:
             raise RuntimeNotRunningError(
@@ -228,6 +255,10 @@ class SyncRun(Generic[R]):
     def events(self) -> list[HistoryEvent]:
         """Return its history for people."""
         return self._host.call(self._run.events)
+
+    def hooks(self) -> list[HookInfo]:
+        """Return its open hooks, oldest first."""
+        return self._host.call(self._run.hooks)
 
     def cancel(self, reason: str | None = None) -> None:
         """Ask the run to end. See `Run.cancel`."""

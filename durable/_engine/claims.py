@@ -1,0 +1,219 @@
+"""Claims of hook tokens: recorded with the turn that makes them, judged once it is durable.
+
+A claim is a row, inserted in the same transaction as the hook's `hook_created` unless
+somebody else has it; a release deletes it, and so does the end of the run. A run whose
+claim failed is marked as due in that transaction too, so that a crash before it has heard
+of the conflict brings it back. The conflict itself is an event: the run that made the
+claim gets it in its inbox, with the run that holds the token.
+
+Claims say the same twice: when a run is loaded, those whose outcome its history does not
+tell are looked up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+from durable._base.clock import Clock
+from durable._base.ids import token_hash
+from durable._engine.activation import Activation
+from durable._engine.hot import HotRun
+from durable._engine.payloads import EnginePayloads
+from durable._journal.journal import Journal
+from durable._journal.records import RowOp, Write
+from durable._replay.body import Body
+from durable._replay.hooks import CLAIMED, HOOK_CONFLICT
+from durable._replay.mailbox import OpenHook
+from durable._replay.script import Inbound
+from durable.errors import DurableError, RuntimeClosedError
+
+logger = logging.getLogger("durable")
+
+# Until a look at the journal that failed is repeated.
+RETRY_SECONDS = 1.0
+
+
+class _Asked(NamedTuple):
+    """What a write is to tell: about the claims of a run, and to its body."""
+
+    run: HotRun
+    marked: Sequence[OpenHook]
+    asking: Sequence[OpenHook]
+    write: Write
+    places: range  # of the marks among the write's `ops`
+
+
+class Claims:
+    """See the module's docstring. `spawn` begins work of the engine in the background.
+
+    Attributes:
+        hot: hooks of runs in memory whose claims are durable, by token.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        activation: Activation,
+        payloads: EnginePayloads,
+        clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._journal = journal
+        self._activation = activation
+        self._payloads = payloads
+        self._clock = clock
+        self._spawn = spawn
+        self.hot: WeakValueDictionary[str, OpenHook] = WeakValueDictionary()
+
+    # --- with a turn -------------------------------------------------------------------
+
+    def record(self, run: HotRun, body: Body, write: Write) -> None:
+        """Add to a turn's write what its body did with tokens."""
+        hooks = body.hooks
+        assert hooks is not None
+        changes, asking = hooks.take_changes()
+        ops = [_claim(run, hook) if claims else _release(run, hook) for claims, hook in changes]
+        marked: Sequence[OpenHook] = ()
+        if body.outcome is not None:
+            if hooks.any_claims:
+                ops.append(RowOp("release_hooks", (run.row.pk,)))
+        else:
+            hooks.unsure += [hook for claims, hook in changes if claims]
+            # Those of earlier turns too: this write may set when the run is due.
+            marked = [hook for hook in hooks.unsure if not hook.closed]
+            ops += [_mark(run, hook) for hook in marked]
+        if ops or asking:
+            write.ops = [*write.ops, *ops]
+            places = range(len(write.ops) - len(marked), len(write.ops))
+            asked = _Asked(run, marked, asking, write, places)
+            write.done = partial(self._recorded, asked, write.done)
+
+    def _recorded(
+        self,
+        asked: _Asked,
+        done: Callable[[BaseException | None], None],
+        error: BaseException | None,
+    ) -> None:
+        if error is not None:
+            return done(error)
+        # Where a write was only found to be recorded, nobody knows what it changed.
+        changed = asked.write.changed
+        lost = [not changed or changed[place] > 0 for place in asked.places]
+        self._judge(asked.run, asked.marked, lost)
+        done(None)
+        for hook in asked.asking:
+            if hook.claimed:
+                self._answer(asked.run, hook)
+
+    def _judge(self, run: HotRun, marked: Sequence[OpenHook], lost: Sequence[bool]) -> None:
+        body = run.body
+        if run.gone or body is None or body.hooks is None:
+            return
+        for hook, is_lost in zip(marked, lost, strict=True):
+            if hook not in body.hooks.unsure:
+                continue  # an earlier turn has told
+            body.hooks.unsure.remove(hook)
+            if is_lost:
+                self._doubt(run, [hook])
+            else:
+                self._hold(run, hook)
+
+    # --- what became of a claim --------------------------------------------------------------
+
+    def arm(self, run: HotRun) -> None:
+        """Look up the claims of a loaded run whose outcome its history does not tell."""
+        hooks = None if run.body is None else run.body.hooks
+        if hooks is None:
+            return
+        for hook in hooks.open.values():
+            if hook.held:
+                self._hold(run, hook)
+        unsettled = [hook for hook in hooks.open.values() if not hook.settled]
+        if unsettled:
+            self._begin(run, partial(self._look_up, run, unsettled))
+
+    async def _look_up(self, run: HotRun, unsettled: Sequence[OpenHook]) -> None:
+        held = set(await self._journal.reader.hooks_of(run.row.pk))
+        for hook in unsettled:
+            if hook.seq in held:
+                self._hold(run, hook)
+        self._doubt(run, [hook for hook in unsettled if hook.seq not in held])
+
+    def _hold(self, run: HotRun, hook: OpenHook) -> None:
+        hook.claimed = True
+        hook.run = run
+        self.hot[hook.token] = hook
+        if hook.is_asking:
+            self._answer(run, hook)
+
+    def _answer(self, run: HotRun, hook: OpenHook) -> None:
+        if not (hook.asked or hook.settled or hook.closed):
+            hook.asked = True
+            self._activation.post(run, Inbound(HOOK_CONFLICT, hook.seq, CLAIMED))
+
+    def _doubt(self, run: HotRun, hooks: Sequence[OpenHook]) -> None:
+        """Find out who holds the tokens that these hooks seem not to have got."""
+        if hooks:
+            # As the journal has it: the run stays in memory until it has heard.
+            run.state = run.state._replace(wake_at=0)
+        for hook in hooks:
+            self._begin(run, partial(self._find_holder, run, hook))
+
+    async def _find_holder(self, run: HotRun, hook: OpenHook) -> None:
+        hashed = token_hash(hook.token)
+        while _is_open(run, hook):
+            holder = await self._journal.reader.hook(hashed)
+            if not _is_open(run, hook):
+                return
+            if holder is None:  # freed meanwhile
+                ops = [_claim(run, hook), _mark(run, hook)]
+                await self._journal.perform(Write(done=_ignore, ops=ops, vital=True))
+            elif (holder.pk, holder.seq) == (run.row.pk, hook.seq):
+                self._hold(run, hook)
+                return self._answer(run, hook)  # whose turn records when the run is due
+            else:
+                payload = self._payloads.encode(holder.run_id)
+                lost = Inbound(HOOK_CONFLICT, hook.seq, payload=payload)
+                return self._activation.post(run, lost)
+
+    def _begin(self, run: HotRun, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._spawn(self._insist(run, look))
+
+    async def _insist(self, run: HotRun, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await look()
+        except RuntimeClosedError:
+            return  # the next opening looks again
+        except DurableError as error:
+            logger.warning("run %s: its hooks could not be looked up: %s", run.run_id, error)
+            if not run.gone:
+                loop = asyncio.get_running_loop()
+                self._clock.call_later(loop, RETRY_SECONDS, partial(self._begin, run, look))
+
+
+def _is_open(run: HotRun, hook: OpenHook) -> bool:
+    body = run.body
+    if run.gone or body is None or body.outcome is not None:
+        return False
+    return not (hook.closed or hook.settled)
+
+
+def _claim(run: HotRun, hook: OpenHook) -> RowOp:
+    return RowOp("claim_hook", (token_hash(hook.token), run.row.pk, hook.seq))
+
+
+def _release(run: HotRun, hook: OpenHook) -> RowOp:
+    return RowOp("release_hook", (token_hash(hook.token), run.row.pk, hook.seq))
+
+
+def _mark(run: HotRun, hook: OpenHook) -> RowOp:
+    return RowOp("mark_unclaimed", (token_hash(hook.token), run.row.pk, hook.seq))
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Do nothing: `perform` tells the outcome."""

@@ -1,0 +1,187 @@
+"""Brings payloads into runs: for hooks by their tokens, for mailboxes by run and name.
+
+A sender is answered once its own payload is recorded in the run's history, in one
+transaction with whatever the body made of it; or it is told why it was not. So a payload
+that comes while its run ends is either part of the history or refused. What the body says
+about the payload's type is checked first: one that does not fit never reaches the run.
+
+A run that is blocked takes nothing, because its code cannot be asked: its senders are told
+to try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from durable._base.ids import token_hash
+from durable._engine.activation import Activation
+from durable._engine.claims import Claims
+from durable._engine.commands import Commands
+from durable._engine.hot import HotRun
+from durable._engine.loader import Loader
+from durable._engine.payloads import EnginePayloads
+from durable._journal.attributes import decode_blocked
+from durable._journal.journal import Journal
+from durable._journal.records import BLOCKED, RunRow, Write
+from durable._replay.hooks import HOOK_RECEIVED, mail_name
+from durable._replay.mailbox import Delivery, Fit, Mailbox, OpenHook
+from durable._replay.script import UNDECODED, Inbound
+from durable.errors import (
+    HookNotFoundError,
+    HookPayloadError,
+    PayloadDecodeError,
+    SerializationError,
+    WorkflowRunBlockedError,
+)
+
+
+class Mail:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        commands: Commands,
+        loader: Loader,
+        activation: Activation,
+        payloads: EnginePayloads,
+        claims: Claims,
+    ) -> None:
+        self._journal = journal
+        self._commands = commands
+        self._loader = loader
+        self._activation = activation
+        self._payloads = payloads
+        self._hot = claims.hot
+
+    # --- what callers ask --------------------------------------------------------------
+
+    async def resume_hook(
+        self,
+        token: str,
+        payload: bytes,
+        key: str | None = None,
+        run_id: str | None = None,
+        seq: int = 0,
+    ) -> str:
+        """Record a payload for a hook; return the id of its run.
+
+        Args:
+            key: a payload with a key that the hook has got before is not recorded again.
+            run_id, seq: where the caller saw the hook. With them a call that is repeated,
+                because its first answer was lost, finds its payload after the hook is gone.
+
+        Raises:
+            HookNotFoundError, HookPayloadError, WorkflowRunBlockedError: not recorded.
+        """
+        name = mail_name("", key)
+        while (place := await self._find(token)) is not None:
+            run, hook = place
+            if await self._deliver(
+                run, hook, Inbound(HOOK_RECEIVED, hook.seq, name, None, payload)
+            ):
+                return run.run_id
+        if key and run_id and await self._was_recorded(run_id, seq, name):
+            return run_id
+        raise HookNotFoundError(token)
+
+    async def _find(self, token: str) -> tuple[HotRun, OpenHook] | None:
+        """Return the open hook of a token, in memory; None when there is none."""
+        hook = self._hot.get(token)
+        if hook is not None and isinstance(run := hook.run, HotRun) and _is_open(run, hook):
+            return run, hook
+        while (row := await self._journal.reader.hook(token_hash(token))) is not None:
+            run = await self._fetch(row.run_id)
+            if isinstance(run, RunRow):
+                _refuse_blocked(run)
+                return None
+            assert run.body is not None
+            hook = None if run.body.hooks is None else run.body.hooks.open.get(row.seq)
+            if run.body.outcome is None:
+                return None if hook is None else (run, hook)
+            await self._next_commit(run)  # its last
+        return None
+
+    async def send(self, run_id: str, name: str, payload: bytes, key: str | None = None) -> None:
+        """Record a payload for a mailbox of a run.
+
+        Raises:
+            WorkflowRunNotFoundError: there is no such run. HookNotFoundError: it has ended.
+            HookPayloadError, WorkflowRunBlockedError: not recorded.
+        """
+        item = Inbound(HOOK_RECEIVED, 0, mail_name(name, key), None, payload)
+        while isinstance(run := await self._fetch(run_id), HotRun):
+            assert run.body is not None
+            if run.body.outcome is not None:
+                await self._next_commit(run)  # its last
+            elif await self._deliver(run, run.body.use_hooks().box(name), item):
+                return
+        _refuse_blocked(run)
+        if key and await self._was_recorded(run_id, 0, item.name):
+            return
+        raise HookNotFoundError(
+            name, f"run {run_id} is {run.status}: its mailbox {name!r} takes nothing any more"
+        )
+
+    async def _fetch(self, run_id: str) -> HotRun | RunRow:
+        run = self._commands.at_hand(run_id)
+        return await self._commands.fetch(self._loader, run_id) if run is None else run
+
+    # --- one payload -----------------------------------------------------------------------
+
+    async def _deliver(self, run: HotRun, box: Mailbox, item: Inbound) -> bool:
+        """Put a payload into a run; False when it was not taken, and the caller looks again."""
+        delivery, payload = self._fitted(box.fit, item.payload or b"")
+        self._activation.post(run, item._replace(payload=payload, value=delivery))
+        await self._next_commit(run)
+        if delivery.repeated:  # what recorded it may still be on its way to the disk
+            await self._journal.perform(Write(done=_ignore, vital=True))
+        return delivery.seq != 0
+
+    def _fitted(self, fit: Fit | None, payload: bytes) -> tuple[Delivery, bytes]:
+        try:
+            value = self._payloads.decode(payload)
+        except PayloadDecodeError as error:
+            raise HookPayloadError(
+                f"the payload cannot be loaded by the process that runs the workflow: {error}"
+            ) from error
+        if fit is None:
+            return Delivery(value), payload
+        fitted = fit(value)
+        if fitted is value:
+            return Delivery(value), payload
+        # Recorded as what it became, so that it becomes the same again on every replay.
+        try:
+            return Delivery(UNDECODED), self._payloads.encode(fitted, "payload")
+        except SerializationError:  # as JSON it goes as it came, and is fitted by the body
+            return Delivery(value), payload
+
+    async def _next_commit(self, run: HotRun) -> None:
+        ack: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        run.acks.append(ack)
+        await ack
+
+    async def _was_recorded(self, run_id: str, seq: int, name: str) -> bool:
+        row = await self._journal.reader.run_by_id(run_id)
+        if row is None:
+            return False
+        history = await self._journal.reader.history(row.pk, run_id)
+        return any(e.kind == HOOK_RECEIVED and e.ref == seq and e.name == name for e in history)
+
+
+def _is_open(run: HotRun, hook: OpenHook) -> bool:
+    body = run.body
+    if run.gone or body is None or body.hooks is None or body.outcome is not None:
+        return False
+    return body.hooks.open.get(hook.seq) is hook
+
+
+def _refuse_blocked(row: RunRow) -> None:
+    if row.status == BLOCKED:
+        blocked = decode_blocked(row.blocked)
+        reason = f"{blocked.reason}. The payload was not recorded: send it again after that"
+        raise WorkflowRunBlockedError(row.run_id, blocked.kind, reason)
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Do nothing: `perform` tells the outcome."""
