@@ -24,6 +24,12 @@ from durable._authoring.primitives import (
 )
 from durable._authoring.step import Step, step
 from durable._authoring.workflow import Workflow, workflow
+from durable._authoring.writable import (
+    SyncWritable,
+    Writable,
+    get_sync_writable,
+    get_writable,
+)
 from durable._base.backoff import Backoff
 from durable._journal.codec import Codec, Transform
 from durable._surface.api import get_run, run, start, start_many
@@ -33,6 +39,7 @@ from durable._surface.hooks import Hook, create_hook, receive
 from durable._surface.mail import define_hook, get_hook_by_token, resume_hook, send
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
+from durable._surface.streams import Stream, StreamChunk
 from durable._surface.sync import SyncRun, SyncRuntime
 from durable.errors import DurableError, FatalError, RetryableError
 
@@ -50,17 +57,23 @@ __all__ = [
     "Runtime",
     "Step",
     "StepMetadata",
+    "Stream",
+    "StreamChunk",
     "SyncRun",
     "SyncRuntime",
+    "SyncWritable",
     "Transform",
     "Workflow",
     "WorkflowMetadata",
+    "Writable",
     "create_hook",
     "define_hook",
     "get_hook_by_token",
     "get_run",
     "get_step_metadata",
+    "get_sync_writable",
     "get_workflow_metadata",
+    "get_writable",
     "logger",
     "now",
     "random",

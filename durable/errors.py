@@ -240,6 +240,42 @@ class HookNotFoundError(DurableError, LookupError):
         self.token = token
 
 
+class StreamClosedError(_RunError):
+    """A chunk was written to a stream that was closed, or whose run has ended.
+
+    Attributes:
+        run_id, namespace: the stream; "" is the run's default stream.
+    """
+
+    def __init__(self, run_id: str, namespace: str, why: str = "it was closed") -> None:
+        super().__init__(
+            run_id, f"stream {namespace!r} of run {run_id} takes no more chunks: {why}"
+        )
+        self.namespace = namespace
+
+
+class StreamResetError(_RunError):
+    """A step was tried again and has withdrawn chunks that this reader has had already.
+
+    Begin again with what you have made of them, or iterate `Stream.chunks()`, which tells
+    by items with ``reset=True`` what to forget. The stream can be read on from `index`.
+
+    Attributes:
+        run_id, namespace: the stream; "" is the run's default stream.
+        index: of the item that withdraws the chunks; those after it stand.
+    """
+
+    def __init__(self, run_id: str, namespace: str, index: int) -> None:
+        super().__init__(
+            run_id,
+            f"a step of run {run_id} was tried again and has withdrawn what it had written to "
+            f"stream {namespace!r} before index {index}, which this reader has had: read again "
+            "from the start, or iterate stream.chunks() and look at chunk.reset",
+        )
+        self.namespace = namespace
+        self.index = index
+
+
 # --- mistakes in the calling program ------------------------------------------------
 
 

@@ -7,7 +7,7 @@ engine sets around it (and that a sync step's thread inherits).
 from __future__ import annotations
 
 from asyncio import _get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from durable._replay.body import Body
 from durable._replay.loop import BodyLoop
+from durable.errors import WrongContextError
 
 T = TypeVar("T")
 
@@ -67,6 +68,12 @@ class Attempt(Protocol):
     def metadata(self) -> StepMetadata:
         """Facts about the attempt."""
 
+    def channel(self, namespace: str, mode: str) -> Any:
+        """Return a `Channel` to a stream of the run; on the host's loop only."""
+
+    def wait_for(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await `make()` on the host's loop; blocks, so from a thread only."""
+
 
 current_attempt: ContextVar[Attempt | None] = ContextVar("durable_attempt", default=None)
 
@@ -83,6 +90,19 @@ class _FarAttempt:
 
     metadata: StepMetadata
     runtime: object = None
+
+    def channel(self, namespace: str, mode: str) -> Any:
+        raise _no_stream(self.metadata)
+
+    def wait_for(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        raise _no_stream(self.metadata)
+
+
+def _no_stream(metadata: StepMetadata) -> WrongContextError:
+    return WrongContextError(
+        f'step {metadata.name} runs with executor="process" and cannot write to streams: return '
+        'the values, or use executor="thread"'
+    )
 
 
 def run_in_attempt(

@@ -28,6 +28,7 @@ from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import Created, RunEnd, RunSpec
 from durable._engine.recovery import Recovery
 from durable._engine.scheduler import Scheduler
+from durable._engine.streams import Streams
 from durable._engine.suspects import Suspects
 from durable._engine.sweeper import Sweeper
 from durable._engine.timers import Timers
@@ -92,11 +93,13 @@ class Engine:
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
         self.answers: dict[str, Callable[..., Awaitable[Any]]] = {}  # see `ask`
+        self._streams = Streams(journal, payloads, loop, self._find, self._chunk_refused)
+        self.answers.update(self._streams.answers)
         self._timers = Timers(clock, loop)
         self._executor = Executor(
             self, payloads, clock, loop,
             threads_max=options.threads_max, processes_max=options.processes_max, runtime=runtime,
-            disk=journal.disk,
+            disk=journal.disk, streams=self._streams,
         )  # fmt: skip
         self._activation = Activation(self, journal, self._executor, self._timers, clock)
         self.scheduler = Scheduler(
@@ -311,7 +314,17 @@ class Engine:
         write.done = done
         self.journal.submit(write)
 
+    def _find(self, run_id: str) -> HotRun | None:
+        return self.scheduler.get(run_id)
+
+    def _chunk_refused(self, run_id: str, error: BaseException) -> None:
+        run = self.scheduler.get(run_id)
+        if run is not None and not self._closed:
+            self.block(run, "corrupt", f"its chunks could not be recorded: {error}")
+
     def _tell(self, run_id: str, end: RunEnd) -> None:
+        if end.row.status in FINISHED:
+            self._streams.run_ended(run_id)
         for waiter in self._waiters.get(run_id, ()):
             if not waiter.end.done() and (waiter.parked or end.row.status != BLOCKED):
                 waiter.end.set_result(end)
@@ -388,6 +401,7 @@ class Engine:
         self._let_go()
 
     def _let_go(self) -> None:
+        self._streams.close(self.journal.path)
         closed = RuntimeClosedError("the runtime was closed while the run was still going on")
         for run in self.scheduler:
             run.drop(closed)

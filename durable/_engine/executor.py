@@ -16,16 +16,19 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from durable._authoring.context import StepMetadata, current_attempt, run_in_attempt
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
 from durable._base.clock import Clock, Timer
 from durable._engine.hot import HotRun
+from durable._engine.live_stream import Author
+from durable._engine.outlets import Channel, Outlet
 from durable._engine.payloads import EnginePayloads, immutable
 from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
+from durable._engine.streams import Streams
 from durable._engine.threads import ThreadPool, Ticket
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
 from durable._replay.events import STEP_COMPLETED, STEP_RETRYING, EventKind
@@ -35,6 +38,7 @@ from durable.errors import (
     JournalFullError,
     PayloadDecodeError,
     RuntimeClosedError,
+    WrongContextError,
 )
 
 # How long a cancelled step may go on before nobody waits for it any more.
@@ -42,6 +46,8 @@ STRAY_SECONDS = 1.0
 # When to make an attempt again that the journal's disk has cut short.
 PUT_OFF_SECONDS = 1.0
 _TROUBLE = (JournalError, JournalFullError)
+
+T = TypeVar("T")
 
 logger = logging.getLogger("durable")
 
@@ -82,15 +88,18 @@ class Attempt:
     """One running attempt. `forget` makes its outcome meaningless."""
 
     __slots__ = (
-        "began_us", "fences", "forgotten", "number", "run", "runtime", "settings", "step", "task",
-        "ticket", "timeout",
+        "began_us", "fences", "forgotten", "number", "outlet", "run", "runtime", "settings",
+        "step", "streams", "task", "ticket", "timeout",
     )  # fmt: skip
 
     def __init__(
-        self, run: HotRun, step: OpenStep, settings: StepOptions, runtime: object, fences: int
-    ) -> None:
+        self, run: HotRun, step: OpenStep, settings: StepOptions, runtime: object, fences: int,
+        streams: Streams,
+    ) -> None:  # fmt: skip
         self.run = run
         self.fences = fences
+        self.streams = streams
+        self.outlet: Outlet | None = None
         self.step = step
         self.settings = settings
         self.runtime = runtime
@@ -114,6 +123,25 @@ class Attempt:
             idempotency_key=step_id,
         )
 
+    def channel(self, namespace: str, mode: str) -> Channel:
+        """Return the attempt's channel to a stream of the run.
+
+        Raises:
+            WrongContextError: called in another event loop than the one that runs us.
+        """
+        if asyncio.get_running_loop() is not self.streams.loop:
+            raise WrongContextError(
+                "a step's streams belong to the event loop of its runtime: in a loop of your own, "
+                "pass the values to a thread that uses get_sync_writable()"
+            )
+        if self.outlet is None:
+            self.outlet = self.streams.outlet(self.run, Author(self.step.seq, self.number))
+        return self.outlet.channel(namespace, mode)
+
+    def wait_for(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await `make()` on the loop that runs us; blocks the calling thread."""
+        return asyncio.run_coroutine_threadsafe(make(), self.streams.loop).result()
+
 
 class _Limit:
     """The attempts of one step name under a `concurrency` limit."""
@@ -129,6 +157,7 @@ class Executor:
     Args:
         runtime: what `start` inside a step uses; passed through, never looked at.
         disk: knows how often the journal's disk has failed so far.
+        streams: what attempts write to.
 
     Attributes:
         post: where outcomes go; by default `outcomes.post`.
@@ -146,7 +175,9 @@ class Executor:
         processes_max: int | None,
         runtime: object,
         disk: Disk,
+        streams: Streams,
     ) -> None:
+        self._streams = streams
         self._outcomes = outcomes
         self._payloads = payloads
         self._clock = clock
@@ -184,7 +215,7 @@ class Executor:
         self._begin(run, step, made)
 
     def _begin(self, run: HotRun, step: OpenStep, made: Step[..., Any]) -> None:
-        attempt = Attempt(run, step, made.settings, self._runtime, self._disk.fences)
+        attempt = Attempt(run, step, made.settings, self._runtime, self._disk.fences, self._streams)
         attempt.began_us = self._clock.wall_us()
         run.attempts[step.seq] = attempt
         self._running.add(attempt)
@@ -302,6 +333,10 @@ class Executor:
     # --- outcomes --------------------------------------------------------------------
 
     def _complete(self, attempt: Attempt, value: Any) -> None:
+        if attempt.outlet is not None and attempt.outlet.when_open(
+            lambda error: self._fail(attempt, error) if error else self._complete(attempt, value)
+        ):
+            return  # a stream of it is still being opened
         if not self._forget(attempt):
             return
         step = attempt.step
@@ -363,6 +398,8 @@ class Executor:
         if attempt.forgotten:
             return False
         attempt.forgotten = True
+        if attempt.outlet is not None:
+            attempt.outlet.end()
         attempt.task = attempt.ticket = None  # they refer to the attempt
         attempt.step.running = False
         attempt.run.attempts.pop(attempt.step.seq, None)

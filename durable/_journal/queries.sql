@@ -99,6 +99,47 @@ WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?;
 SELECT seq, kind, ref, name, at, due, payload, crc FROM events
 WHERE run = ? ORDER BY seq DESC LIMIT 1;
 
+-- name: insert_chunk
+INSERT INTO chunks (run, stream, idx, kind, step, attempt, payload, crc)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE EXISTS (SELECT 1 FROM runs WHERE pk = ?1)
+ON CONFLICT (run, stream, idx) DO NOTHING;
+
+-- name: chunks_from
+SELECT idx, kind, step, attempt, payload, crc FROM chunks
+WHERE run = ? AND stream = ? AND idx >= ? ORDER BY idx LIMIT ?;
+
+-- name: last_chunk
+SELECT idx, kind, step, attempt, payload, crc FROM chunks
+WHERE run = ? AND stream = ? ORDER BY idx DESC LIMIT 1;
+
+-- name: resets_after
+SELECT step, max(idx) FROM chunks
+WHERE run = ? AND stream = ? AND kind = 2 AND idx > ? GROUP BY step;
+
+-- name: first_of_step
+SELECT idx FROM chunks
+WHERE run = ? AND stream = ? AND step = ? AND kind = 1 ORDER BY idx LIMIT 1;
+
+-- name: count_of_step
+SELECT count(*) FROM chunks WHERE run = ? AND stream = ? AND step = ? AND kind = 1;
+
+-- name: count_from_outside
+SELECT coalesce(max(attempt), 0) FROM chunks
+WHERE run = ? AND stream = ? AND step = ? AND step < 0;
+
+-- name: next_stream
+SELECT min(stream) FROM chunks WHERE run = ? AND stream > ?;
+
+-- name: has_stream
+SELECT EXISTS (SELECT 1 FROM chunks WHERE run = ? AND stream = ?);
+
+-- name: delete_some_chunks
+DELETE FROM chunks WHERE (run, stream, idx) IN (
+    SELECT run, stream, idx FROM chunks WHERE run = :run ORDER BY stream, idx LIMIT :count);
+
+-- name: has_chunks
+SELECT EXISTS (SELECT 1 FROM chunks WHERE run = ?);
+
 -- name: doom_expired
 INSERT INTO trash (run)
 SELECT pk FROM runs

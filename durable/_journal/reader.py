@@ -177,6 +177,10 @@ class Reader:
         """Return how many runs there are by status."""
         return dict(await self._ask(lambda conn: conn.execute(_COUNTS).fetchall()))
 
+    async def ask(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Return `fn(connection)`: how the journal's other parts put their questions."""
+        return await self._ask(fn)
+
     async def _run(self, query: str, key: object) -> RunRow | None:
         row = await self._ask(lambda conn: conn.execute(query, (key,)).fetchone())
         return None if row is None else _ROW(row)

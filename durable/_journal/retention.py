@@ -1,7 +1,7 @@
 """Deleting finished runs that have expired, and giving their space back.
 
 Owns the order that makes deletion safe at any instant: a run's row goes first, in one
-transaction with a note in `trash`, then its events a few at a time, then the note. A
+transaction with a note in `trash`, then its events and chunks a few at a time, then the note. A
 crash in between leaves nothing visible half deleted, and the next call goes on. Each
 piece is small, so that writes of running workflows get in between.
 """
@@ -20,9 +20,12 @@ T = TypeVar("T")
 
 _DOOM_EXPIRED, _DELETE_DOOMED_RUNS = QUERIES["doom_expired"], QUERIES["delete_doomed_runs"]
 _DOOMED, _UNDOOM = QUERIES["doomed"], QUERIES["undoom"]
-_DELETE_SOME, _HAS_EVENTS = QUERIES["delete_some_events"], QUERIES["has_events"]
+_PORTIONS = (
+    (QUERIES["delete_some_events"], QUERIES["has_events"]),
+    (QUERIES["delete_some_chunks"], QUERIES["has_chunks"]),
+)
 
-_EVENTS_AT_ONCE = 500
+_ROWS_AT_ONCE = 500
 _RUNS_AT_ONCE = 100
 _PAGES_AT_ONCE = 256
 
@@ -41,7 +44,7 @@ async def delete_expired(chores: _Chores, now_us: int, limit: int) -> int:
         doomed = await chores.run(partial(_doom, now_us, step))
         deleted += doomed
         more = doomed == step
-        while await chores.run(_delete_events):
+        while await chores.run(_delete_rows):
             pass
     while await chores.run(_return_pages):
         pass
@@ -57,8 +60,8 @@ def _doom(now_us: int, limit: int, conn: sqlite3.Connection) -> int:
     return transact(conn, body)
 
 
-def _delete_events(conn: sqlite3.Connection) -> bool:
-    """Delete some events of runs in the trash; return False when the trash is empty."""
+def _delete_rows(conn: sqlite3.Connection) -> bool:
+    """Delete some rows of runs in the trash; return False when the trash is empty."""
     if conn.execute(_DOOMED).fetchone() is None:
         return False
     transact(conn, lambda: _delete_some(conn))
@@ -66,13 +69,16 @@ def _delete_events(conn: sqlite3.Connection) -> bool:
 
 
 def _delete_some(conn: sqlite3.Connection) -> None:
-    room = _EVENTS_AT_ONCE
+    room = _ROWS_AT_ONCE
     while room > 0:
         row = conn.execute(_DOOMED).fetchone()
         if row is None:
             return
-        room -= conn.execute(_DELETE_SOME, {"run": row[0], "count": room}).rowcount
-        (left,) = conn.execute(_HAS_EVENTS, row).fetchone()
+        left = False
+        for delete, look in _PORTIONS:
+            if room > 0:
+                room -= conn.execute(delete, {"run": row[0], "count": room}).rowcount
+            left = left or conn.execute(look, row).fetchone()[0] == 1
         if not left:
             conn.execute(_UNDOOM, row)
             room -= 1

@@ -49,7 +49,25 @@ CREATE TABLE hooks (
 
 CREATE INDEX hooks_by_run ON hooks (run, seq);
 
--- Runs whose row is gone and whose events are being deleted, a few at a time.
+-- What runs emit, in the order of `idx`, which is dense per stream; '' is the default stream.
+-- `kind` is one of chunks.py. `step` is the seq of the step that wrote the row, or a negative
+-- number for a writer outside of the run; then `attempt` counts that writer's chunks.
+CREATE TABLE chunks (
+    run     INTEGER NOT NULL,
+    stream  TEXT    NOT NULL,
+    idx     INTEGER NOT NULL CHECK (idx >= 0),
+    kind    INTEGER NOT NULL,
+    step    INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    payload BLOB,
+    crc     INTEGER NOT NULL,
+    PRIMARY KEY (run, stream, idx)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX chunks_reset ON chunks (run, stream, idx, step) WHERE kind = 2;
+CREATE INDEX chunks_from_outside ON chunks (run, stream, step, attempt) WHERE step < 0;
+
+-- Runs whose row is gone and whose events and chunks are being deleted, a few at a time.
 CREATE TABLE trash (
     run INTEGER PRIMARY KEY
 ) STRICT;

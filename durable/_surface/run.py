@@ -15,18 +15,22 @@ from typing import Any, Generic, TypeVar, cast
 from durable._authoring.context import current_body
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
+from durable._authoring.writable import check_namespace
 from durable._base.duration import parse_duration
 from durable._engine.ports import EnginePort, RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
+from durable._journal.chunks import StreamKey, stream_names
 from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, FAILED, RunRow
 from durable._surface.current import Access, current_runtime
 from durable._surface.history import HistoryEvent, RunStatus, read_events, waiting_for
 from durable._surface.hook_info import HookInfo, hooks_of
+from durable._surface.streams import Stream, StreamBytes, check_start, tail_of
 from durable.errors import (
     InternalError,
     WorkflowRunBlockedError,
     WorkflowRunCancelledError,
     WorkflowRunNotFoundError,
+    WrongContextError,
 )
 
 R = TypeVar("R", covariant=True)  # noqa: PLC0105 - results are R everywhere
@@ -138,6 +142,56 @@ class Run(Generic[R]):
         """Return its open hooks, oldest first. Their metadata is loaded like a result."""
         return await self._asked("hooks", self._hooks)
 
+    # --- what it emits ------------------------------------------------------------------
+
+    def stream(
+        self, namespace: str | None = None, start_index: int = 0, *, follow: bool = True
+    ) -> Stream:
+        """Return an async iterator of what the run writes to a stream, from the beginning.
+
+        Args:
+            namespace: name of the stream; None or "" for the default one.
+            start_index: index of the first item wanted; negative: so many before the end.
+            follow: wait for what is still to come (default); False: only what is there.
+
+        It ends when the stream is closed or the run has ended. See `Stream`.
+
+        Raises (also while iterating):
+            WorkflowRunNotFoundError: there is no such run.
+            WrongContextError: called in a workflow body; read in a step.
+
+        Example:
+            ``async for token in run.stream("tokens"): print(token, end="")``
+        """
+        if current_body() is not None:
+            raise WrongContextError(
+                "a workflow body cannot read a stream, because what is there differs on replay: "
+                "read it in a @step"
+            )
+        name, start = check_namespace(namespace), check_start(start_index)
+        return Stream(self.run_id, self._way, name, start, follow=follow)
+
+    def stream_bytes(
+        self, namespace: str | None = None, start_index: int = 0, *, follow: bool = True
+    ) -> StreamBytes:
+        """Return an async iterator of the stream's chunks as bytes; text becomes UTF-8.
+
+        Args and errors are those of `stream`; a chunk that is neither raises TypeError.
+
+        Example:
+            ``async for piece in run.stream_bytes("report.pdf"): file.write(piece)``
+        """
+        return StreamBytes(self.stream(namespace, start_index, follow=follow))
+
+    async def tail_index(self, namespace: str | None = None) -> int:
+        """Return the index of the newest item of a stream, -1 when it is empty."""
+        name = check_namespace(namespace)
+        return await self._asked("tail_index", lambda: self._tail_index(name), name)
+
+    async def list_streams(self) -> list[str]:
+        """Return the names of the streams that the run has written to; "" is the default."""
+        return await self._asked("list_streams", self._list_streams)
+
     # --- what can be asked of it ------------------------------------------------------------
 
     async def cancel(self, reason: str | None = None) -> None:
@@ -195,6 +249,13 @@ class Run(Generic[R]):
     async def _hooks(self) -> list[HookInfo]:
         row = await self._row()
         return await hooks_of(await self._way(), row.pk, row.run_id)
+
+    async def _tail_index(self, namespace: str) -> int:
+        key = StreamKey((await self._row()).pk, self.run_id, namespace)
+        return await tail_of(await self._way(), key)
+
+    async def _list_streams(self) -> list[str]:
+        return await stream_names((await self._way()).reader, (await self._row()).pk)
 
     async def _cancel(self, reason: str | None) -> None:
         await (await (await self._way()).port()).cancel(self.run_id, reason)
