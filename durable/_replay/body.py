@@ -189,6 +189,11 @@ class Body:
         self.script.let_go()
 
     @property
+    def payloads(self) -> Payloads:
+        """How the run's values become bytes."""
+        return self._payloads
+
+    @property
     def started(self) -> bool:
         """Tell whether the body's code has begun to run."""
         return self._task is not None

@@ -47,8 +47,9 @@ class Event(NamedTuple):
     """One immutable fact of one run.
 
     `seq` is dense per run and starts at 1. `ref` is the `seq` of the event that this
-    one answers (0 = none). `at` and `due` are UTC microseconds; `due` is the resume
-    time of a wait or of the next attempt. `payload` is an encoded value.
+    one answers (0 = none); that of `run_created` is the `origin` of its `RunSpec`. `at`
+    and `due` are UTC microseconds; `due` is the resume time of a wait or of the next
+    attempt. `payload` is an encoded value.
     """
 
     seq: int
