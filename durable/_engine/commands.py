@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from durable._authoring.primitives import from_us
 from durable._base.clock import Clock
 from durable._engine.activation import Activation
 from durable._engine.hot import HotRun
@@ -113,10 +114,12 @@ class Commands:
         body = run.body
         if run.gone or body is None or body.outcome is not None or body.cancel_event is not None:
             return
+        assert run.row.deadline is not None
+        came = f"its deadline came, at {from_us(run.row.deadline).isoformat()}"
         if body.started:
-            self._activation.post(run, self._request(DEADLINE_NAME, None))
+            self._activation.post(run, self._request(DEADLINE_NAME, came.encode()))
             return
-        late = WorkflowTimeoutError("the run had not started by its deadline")
+        late = WorkflowTimeoutError(f"the run had not begun when {came}")
         run.inbox.clear()
         body.terminate(EventKind.RUN_FAILED, self._payloads.encode_error(late))
         self._activation.submit(run)

@@ -261,8 +261,9 @@ def test_cancelled_run_may_clean_up_with_steps() -> None:
 
 
 def test_deadline_is_named_by_its_moment() -> None:
-    """The error tells when it came."""
-    request = Event(5, EventKind.CANCEL_REQUESTED, 0, "deadline", START_US, None, None)
+    """The error tells when it came, which its request has on record."""
+    came = b"its deadline came, at 2024-01-01T00:00:00+00:00"
+    request = Event(5, EventKind.CANCEL_REQUESTED, 0, "deadline", START_US, None, came)
     kind, payload = cancelled_ending(request, Pickled())
     assert kind == EventKind.RUN_FAILED
     assert payload is not None
