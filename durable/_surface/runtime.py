@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 from durable._authoring.workflow import Workflow
 from durable._base.clock import Clock, SystemClock
@@ -347,15 +347,20 @@ class Runtime:
         self._require_open()
         return (await begin(self, [(workflow, args, kwargs)]))[0]
 
+    @overload
     async def start_many(
-        self,
-        workflow: Workflow[..., R] | str,
-        arguments: Iterable[Sequence[Any] | Mapping[str, Any]],
-        /,
-    ) -> list[Run[R]]:
+        self, workflow: Workflow[..., R], arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> list[Run[R]]: ...
+    @overload
+    async def start_many(
+        self, workflow: str, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> list[Run[Any]]: ...
+    async def start_many(
+        self, workflow: Any, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> list[Run[Any]]:
         """Start one run for each set of arguments; see `durable.start_many`."""
         self._require_open()
-        return cast("list[Run[R]]", await begin(self, calls_of(workflow, arguments)))
+        return await begin(self, calls_of(workflow, arguments))
 
     def get_run(self, run_id: str) -> Run[Any]:
         """Return the handle of a run of this journal; lazy."""
