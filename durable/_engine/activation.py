@@ -291,8 +291,8 @@ class Activation:
             run.inbox.append(item)
             self.ready(run)
 
-    def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> int:
-        """End pending sleeps before their time; timers of asyncio only when named."""
+    def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> list[int]:
+        """Ask to end pending sleeps before their time; timers of asyncio only when named."""
         assert run.body is not None
         pending, woken = run.body.waits, {item.ref for item in run.inbox}
         chosen = [
@@ -303,7 +303,7 @@ class Activation:
         ]
         for seq in chosen:
             self.post(run, Inbound(WAIT_COMPLETED, seq, WOKEN))
-        return len(chosen)
+        return chosen
 
 
 def _ignore(error: BaseException | None) -> None:

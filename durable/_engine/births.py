@@ -103,7 +103,7 @@ class Births:
     async def _record(self, births: Sequence[tuple[HotRun, Event]]) -> dict[str, RunRow]:
         """Record runs and queue them; return the older runs found under their ids."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        reserved = self._loader.reserve([run.run_id for run, _ in births])
+        release = self._loader.reserve([run.run_id for run, _ in births])
 
         def done(error: BaseException | None) -> None:
             if error is None:
@@ -111,7 +111,7 @@ class Births:
                     found = write.existing.get(run.run_id)
                     if found is None or found.pk == run.row.pk:
                         self._admit(run, event)
-            self._loader.release(reserved)
+            release()
             settle(told, error)
 
         write = Write(

@@ -27,7 +27,7 @@ from durable._journal.records import (
     Write,
 )
 from durable._replay.body import Body
-from durable._replay.events import EventKind
+from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
 from durable.errors import WorkflowRunNotFoundError, WorkflowTimeoutError
 
@@ -82,18 +82,21 @@ class Commands:
 
         Returns the row of a run that is finished or blocked, which the caller ends itself.
         """
-        run = await self._fetch(loader, run_id)
-        if isinstance(run, RunRow):
-            return run
-        if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
-            self._activation.activate(run)  # a second request finds the first one applied
-        await self._apply(run, None if reason is None else reason.encode())
-        return run
+        payload = None if reason is None else reason.encode()
+        while True:
+            run = await self._fetch(loader, run_id)
+            if isinstance(run, RunRow):
+                return run
+            if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
+                self._activation.activate(run)  # a second request finds the first one applied
+            if (body := run.body) is None:
+                continue  # it was parked just now
+            await self._apply(run, body, payload)
+            if body.outcome is not None or body.cancel_event is not None:
+                return run
+            # The run was parked before it came to the request, which went with its inbox.
 
-    async def _apply(self, run: HotRun, payload: bytes | None) -> None:
-        body = run.body
-        if body is None:
-            return
+    async def _apply(self, run: HotRun, body: Body, payload: bytes | None) -> None:
         if body.outcome is not None:
             await self._durable(run)
         elif not body.started and not run.inbox:
@@ -129,10 +132,12 @@ class Commands:
         run = await self._fetch(loader, run_id)
         if isinstance(run, RunRow):
             return 0
-        woken = self._activation.wake_up(run, waits)
+        body, woken = run.body, self._activation.wake_up(run, waits)
         if woken:
             await self._durable(run)
-        return woken
+        assert body is not None
+        # A run that was parked meanwhile has not come to all of them.
+        return sum(seq not in body.waits for seq in woken)
 
     async def resume(self, row: RunRow) -> RunRow:
         """Record that a blocked run may try again; return its row."""
@@ -142,10 +147,14 @@ class Commands:
         return row._replace(status=status, wake_at=0, blocked=None)
 
     async def end_blocked(self, row: RunRow, reason: str | None) -> None:
-        """Cancel a run that is parked: its code cannot be asked."""
+        """Cancel a run that is parked: its code cannot be asked.
+
+        Nor is its history, which may be what is damaged: only how long it is.
+        """
         run = HotRun(row)
-        history = await self._journal.reader.history(row.pk, row.run_id)
-        run.body = Body(row.run_id, _never, history, self._payloads, self._clock.wall_us)
+        seq = await self._journal.reader.last_seq(row.pk)
+        last = Event(seq, EventKind.RUN_CREATED, 0, row.workflow, row.created_at, None, None)
+        run.body = Body(row.run_id, _never, [last], self._payloads, self._clock.wall_us)
         run.body.script.skip()
         run.body.terminate(EventKind.RUN_CANCELLED, None if reason is None else reason.encode())
         self._scheduler.add(run)

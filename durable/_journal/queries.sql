@@ -99,6 +99,9 @@ WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?;
 SELECT seq, kind, ref, name, at, due, payload, crc FROM events
 WHERE run = ? ORDER BY seq DESC LIMIT 1;
 
+-- name: last_seq
+SELECT max(seq) FROM events WHERE run = ?;
+
 -- name: doom_expired
 INSERT INTO trash (run)
 SELECT pk FROM runs

@@ -171,12 +171,10 @@ class Unowned:
             return
         if row.status != BLOCKED and row.started_at is not None:
             raise self._needs_its_code(run_id, "cancelled")
-        last = await self._journal.reader.last_event(row.pk, run_id)
-        if last is None:
-            raise WorkflowRunNotFoundError(run_id)
-        at = max(self._clock.wall_us(), last.at)
+        seq = await self._journal.reader.last_seq(row.pk)  # the last event may be damaged
+        at = max(self._clock.wall_us(), row.created_at)
         payload = None if reason is None else reason.encode()
-        event = Event(last.seq + 1, EventKind.RUN_CANCELLED, 0, "", at, None, payload)
+        event = Event(seq + 1, EventKind.RUN_CANCELLED, 0, "", at, None, payload)
         state = RunState(CANCELLED, row.started_at, at, None, _expiry(row, at), None, row.pk)
         await self._perform([RunEvent(row.pk, run_id, event)], state)
 
