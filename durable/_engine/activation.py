@@ -30,7 +30,13 @@ from durable._journal.records import (
     Write,
 )
 from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
-from durable._replay.events import CANCEL_REQUESTED, STEP_RETRYING, WAIT_COMPLETED, EventKind
+from durable._replay.events import (
+    CANCEL_REQUESTED,
+    STEP_RETRYING,
+    STEP_STARTED,
+    WAIT_COMPLETED,
+    EventKind,
+)
 from durable._replay.script import Inbound
 from durable.errors import PayloadDecodeError
 
@@ -41,6 +47,7 @@ _STATUS = {
     EventKind.RUN_FAILED: FAILED,
     EventKind.RUN_CANCELLED: CANCELLED,
 }
+ATTEMPTS = frozenset({STEP_RETRYING, STEP_STARTED})
 # Timers of a run that belong to no event of its history are filed under these numbers.
 DEADLINE, GRACE = -1, -2
 
@@ -238,7 +245,7 @@ class Activation:
                 self._host.ended(run)
             return
         for item in turn.items:
-            if item.kind == STEP_RETRYING and item.ref in body.steps:
+            if item.kind in ATTEMPTS and item.ref in body.steps:
                 self.arm_retry(run, body.steps[item.ref])
             elif item.kind == CANCEL_REQUESTED:
                 self.arm_grace(run, body)
@@ -262,11 +269,14 @@ class Activation:
             run.alarms[wait.seq] = self._timers.at(due, fire, absolute=absolute)
 
     def arm_retry(self, run: HotRun, step: OpenStep) -> None:
-        """Begin the next attempt now, or when it is due."""
-        if step.retry_at is None or step.retry_at <= self._clock.wall_us():
+        """Begin the next attempt now; or when it is due, once that is on record.
+
+        Else nobody could tell after a crash whether it had begun.
+        """
+        if step.retry_at is None:
             self._executor.dispatch(run, step)
             return
-        begin = partial(self._executor.dispatch, run, step)
+        begin = partial(self.post, run, Inbound(STEP_STARTED, step.seq))
         run.alarms[step.seq] = self._timers.at(step.retry_at, begin)
         self._host.settled(run)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from durable._authoring.primitives import from_us
 from durable._base.clock import Clock
 from durable._engine.activation import Activation
-from durable._engine.hot import HotRun
+from durable._engine.hot import HotRun, with_state
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
 from durable._engine.scheduler import Scheduler
@@ -141,10 +141,9 @@ class Commands:
 
     async def resume(self, row: RunRow) -> RunRow:
         """Record that a blocked run may try again; return its row."""
-        status = PENDING if row.started_at is None else RUNNING
-        state = RunState(status, row.started_at, None, 0, None, None, row.pk)
+        state = resumed(row)
         await self._journal.perform(Write(done=_ignore, states=[state]))
-        return row._replace(status=status, wake_at=0, blocked=None)
+        return with_state(row, state)
 
     async def end_blocked(self, row: RunRow, reason: str | None) -> None:
         """Cancel a run that is parked: its code cannot be asked.
@@ -174,6 +173,13 @@ class Commands:
         run.acks.append(ack)
         self._activation.submit(run)
         await ack
+
+
+def resumed(row: RunRow) -> RunState:
+    """Return the state of a run that was blocked and is to be loaded; nothing of it is running."""
+    status = PENDING if row.started_at is None else RUNNING
+    due = row.created_at  # long since, whatever the clocks of this and the next process say
+    return RunState(status, row.started_at, None, due, None, None, row.pk)
 
 
 async def _never() -> None:

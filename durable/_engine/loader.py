@@ -27,7 +27,7 @@ from durable._engine.suspects import Suspects
 from durable._engine.timers import Timers
 from durable._journal.attributes import decode_attributes
 from durable._journal.journal import Journal
-from durable._journal.records import BLOCKED, FINISHED, RunRow
+from durable._journal.records import BLOCKED, FINISHED, RunRow, Write
 from durable._replay.body import INTERRUPTED, PARKED, Body
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
@@ -66,7 +66,6 @@ class Loader:
         self._clock = clock
         self._suspects = suspects
         self._deadline = deadline
-        self._booted_us = clock.wall_us()
         self._loads: dict[str, asyncio.Future[None]] = {}
         self._reloads: set[asyncio.Task[None]] = set()
         self.stopped = False
@@ -202,7 +201,17 @@ class Loader:
             if run.inbox:
                 self._scheduler.ready(run)
             else:
+                self._note_wake(run)
                 self._scheduler.settled(run)
+
+    def _note_wake(self, run: HotRun) -> None:
+        """Record when the run is due next, if its row says otherwise: it was parked before."""
+        body = run.body
+        assert body is not None
+        wake_at = self._activation.next_wake(run, body) if body.started else run.begins_at
+        if body.outcome is None and wake_at != run.state.wake_at:
+            run.state = run.state._replace(wake_at=wake_at)
+            self._journal.submit(Write(done=_ignore, states=[run.state], vital=True))
 
     def _reload(self, row: RunRow, resumed: bool) -> None:
         if self.stopped:
@@ -273,10 +282,10 @@ class Loader:
         self._activation.arm_grace(run, body)
         for wait in list(body.waits.values()):
             self._activation.arm_wait(run, wait)
-        note = PARKED if self._journal.clean or resumed else INTERRUPTED
-        maybe_running = row.wake_at is not None and row.wake_at <= self._booted_us
+        was_running = row.wake_at == 0 and not (self._journal.clean or resumed)
+        note = INTERRUPTED if was_running else PARKED
         for step in list(body.steps.values()):
-            if (step.retry_at is not None and step.retry_at > self._booted_us) or not maybe_running:
+            if step.retry_at is not None:  # the next attempt has not begun
                 self._activation.arm_retry(run, step)
             elif self._suspects.died_alone(run.row.pk, step.seq):
                 self._suspects.set_aside(run, step)
@@ -292,6 +301,10 @@ class Loader:
         else:
             begin = partial(self._activation.post, run, start)
             run.alarms[START] = self._timers.at(due, begin, absolute=True)
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Do nothing: nobody waits for it."""
 
 
 def _goes_on(row: RunRow | None) -> TypeGuard[RunRow]:

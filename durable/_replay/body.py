@@ -19,6 +19,7 @@ from zlib import crc32
 from durable._replay.ending import cancelled_ending, ending_of
 from durable._replay.events import (
     STEP_CREATED,
+    STEP_STARTED,
     WAIT_COMPLETED,
     WAIT_CREATED,
     Event,
@@ -55,7 +56,7 @@ class OpenStep:
         self.failures = 0
         self.interruptions = 0  # by a crash; a step that causes crashes is told by them
         self.parks = 0  # by an orderly stop
-        self.retry_at: int | None = None
+        self.retry_at: int | None = None  # None = the next attempt begins, or has begun
         self.running = False  # kept by the engine: an attempt is under way
 
     @property
@@ -64,14 +65,18 @@ class OpenStep:
         return self.failures + self.interruptions + self.parks + 1
 
     def note(self, event: Event) -> None:
-        """Take in a `step_retrying` event."""
+        """Take in a `step_retrying` or `step_started` event."""
+        if event.kind == STEP_STARTED:
+            self.retry_at = None
+            return
         if event.name == INTERRUPTED:
             self.interruptions += 1
         elif event.name == PARKED:
             self.parks += 1
         else:
             self.failures += 1
-        self.retry_at = event.due
+        # What is due at once begins with this very event.
+        self.retry_at = None if event.due is None or event.due <= event.at else event.due
 
 
 class OpenWait:
@@ -397,6 +402,7 @@ class Body:
 _TAKE: dict[int, Callable[[Body, Event, object], None]] = {
     EventKind.RUN_STARTED: Body._take_start,
     EventKind.STEP_RETRYING: Body._take_retry,
+    STEP_STARTED: Body._take_retry,
     EventKind.STEP_COMPLETED: Body._take_result,
     EventKind.STEP_FAILED: Body._take_failure,
     WAIT_COMPLETED: Body._take_wait_end,

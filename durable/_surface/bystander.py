@@ -20,6 +20,7 @@ from typing import Protocol, Self
 
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock, SystemClock
+from durable._engine.commands import resumed
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
 from durable._engine.remote import RemoteEngine
@@ -33,7 +34,6 @@ from durable._journal.records import (
     BLOCKED,
     CANCELLED,
     FINISHED,
-    PENDING,
     RUNNING,
     RunEvent,
     RunRow,
@@ -189,8 +189,7 @@ class Unowned:
         """Let a blocked run try again at the next opening; see `EnginePort`."""
         row = await self._row(run_id)
         if row.status == BLOCKED:
-            status = PENDING if row.started_at is None else RUNNING
-            await self._perform([], RunState(status, row.started_at, None, 0, None, None, row.pk))
+            await self._perform([], resumed(row))
 
     async def _row(self, run_id: str) -> RunRow:
         row = await self._journal.reader.run_by_id(run_id)
