@@ -157,7 +157,7 @@ class Activation:
             self.submit(run, items)
             self._host.block(run, "payload", str(error))
             return
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self._host.interrupted(run)
             raise
         except Exception as error:  # ours: one run's trouble must not become that of all

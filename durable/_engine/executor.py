@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -22,6 +20,7 @@ from durable._authoring.context import StepMetadata, current_attempt, run_in_att
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
 from durable._base.clock import Clock, Timer
+from durable._base.signals import is_from_signal
 from durable._engine.hot import HotRun
 from durable._engine.payloads import EnginePayloads, immutable
 from durable._engine.processes import ProcessPool
@@ -246,12 +245,10 @@ class Executor:
             if not attempt.forgotten:
                 self._cut_off(attempt, error)
             raise
-        except KeyboardInterrupt as error:
-            if _is_ctrl_c():
+        except BaseException as error:
+            if not isinstance(error, Exception) and is_from_signal(error):
                 self._forget(attempt)  # the program is going down: the attempt was cut off
                 raise
-            self._fail(attempt, error)
-        except BaseException as error:
             self._fail(attempt, error)
         else:
             self._complete(attempt, value)
@@ -432,12 +429,3 @@ class Executor:
 
 def _steps(run: HotRun) -> dict[int, OpenStep]:
     return run.body.steps if run.body is not None else {}
-
-
-def _is_ctrl_c() -> bool:
-    # asyncio.run turns Ctrl-C into a cancellation; only without it does the signal's own
-    # handler raise KeyboardInterrupt in whatever code happens to be running.
-    return (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )

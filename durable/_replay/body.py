@@ -164,17 +164,17 @@ class Body:
         """Apply what reached the run, one event at a time, until the run has ended.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C hit the body's code. Nothing of this turn may be
-                recorded: the body is dropped, and must be made again from its history.
+            KeyboardInterrupt, SystemExit: a signal hit the body's code. Nothing of this turn may
+                be recorded: the body is dropped, and must be made again from its history.
         """
         try:
             for item in inbox:
                 if self.outcome is None and not self._is_stale(item):
                     self._apply(self.script.record(item, self._when(item)), item.value)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self.script.take()
             self.created, self.ended = [], []
-            self.loop.muted = True  # the host gets the KeyboardInterrupt
+            self.loop.muted = True  # the host gets the exception
             self.abandon()
             raise
 
