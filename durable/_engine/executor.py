@@ -25,7 +25,7 @@ from durable._engine.hot import HotRun
 from durable._engine.payloads import EnginePayloads, immutable
 from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
-from durable._engine.threads import ThreadPool, Ticket
+from durable._engine.threads import ThreadPool, Ticket, tell
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
 from durable._replay.events import STEP_COMPLETED, STEP_RETRYING, EventKind
 from durable._replay.script import UNDECODED, Inbound
@@ -203,10 +203,6 @@ class Executor:
                 self._run_async(attempt, made, args, kwargs), context=context
             )
             return
-        if made.settings.timeout is not None:
-            attempt.timeout = self._clock.call_later(
-                self._loop, made.settings.timeout, partial(self._time_out_sync, attempt, made)
-            )
         try:
             self._begin_sync(attempt, made, args, kwargs, context)
         except RuntimeError as error:  # the system gives no thread, or no worker process
@@ -222,7 +218,7 @@ class Executor:
     ) -> None:
         done = self._sync_done(attempt)
         if made.settings.executor == "thread":
-            call = partial(made.fn, *args, **kwargs)
+            call = partial(self._in_thread, attempt, partial(made.fn, *args, **kwargs))
             attempt.ticket = self._threads.submit(call, done, self._loop, context=context)
         elif (error := misfit(made, args, kwargs)) is not None:
             self._forget(attempt)
@@ -230,8 +226,22 @@ class Executor:
         else:
             there = (attempt.metadata, made.fn, args, kwargs)
             attempt.ticket = self._processes.submit(
-                run_in_attempt, there, {}, done, self._loop, self._threads
-            )
+                run_in_attempt, there, {}, done, self._loop, self._threads,
+                begun=partial(self._limit_sync, attempt),
+            )  # fmt: skip
+
+    def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
+        """Run a step's function; the attempt begins here, and not with its place in the queue."""
+        attempt.began_us = self._clock.wall_us()
+        if attempt.settings.timeout is not None:
+            tell(self._loop, partial(self._limit_sync, attempt))
+        return call()
+
+    def _limit_sync(self, attempt: Attempt) -> None:
+        limit = attempt.settings.timeout
+        if limit is not None and not attempt.forgotten:
+            late = partial(self._time_out_sync, attempt)
+            attempt.timeout = self._clock.call_later(self._loop, limit, late)
 
     async def _run_async(
         self, attempt: Attempt, made: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -291,10 +301,10 @@ class Executor:
 
         return done
 
-    def _time_out_sync(self, attempt: Attempt, made: Step[..., Any]) -> None:
+    def _time_out_sync(self, attempt: Attempt) -> None:
         if attempt.ticket is not None:
             attempt.ticket.abandon()
-        self._fail(attempt, too_long(made))
+        self._fail(attempt, too_long(cast("Step[..., Any]", attempt.step.step)))
 
     # --- outcomes --------------------------------------------------------------------
 
