@@ -15,8 +15,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock, SystemClock
@@ -42,10 +41,11 @@ from durable._journal.records import (
 )
 from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
+from durable._surface.scoped import Scoped
 from durable.errors import JournalError, RuntimeNotRunningError, WorkflowRunNotFoundError
 
 
-class Bystander:
+class Bystander(Scoped):
     """A journal opened for reading only; handles of runs can be asked through it.
 
     Args:
@@ -71,18 +71,6 @@ class Bystander:
         journal, self._journal = self._journal, None
         if journal is not None:
             await journal.close()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     @property
     def reader(self) -> Reader:
