@@ -256,7 +256,7 @@ def step(
         name: recorded name, 1 to 256 characters; default ``module.qualname``.
         max_retries: attempts after the first; default 3, 0 for none.
         backoff: delay between attempts; default exponential from 1 s to 60 s with jitter.
-        timeout: limit of one attempt: seconds, `timedelta` or ``"1m"``; default none.
+        timeout: limit of one attempt once it runs: seconds, `timedelta`, ``"1m"``; default none.
         retry_on: exception types (or a predicate) worth another attempt; default `Exception`.
         no_retry_on: exception types (or a predicate) that end the step at once.
         concurrency: how many attempts of this step may run at once in this process.

@@ -30,7 +30,13 @@ from durable._journal.records import (
     Write,
 )
 from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
-from durable._replay.events import CANCEL_REQUESTED, STEP_RETRYING, WAIT_COMPLETED, EventKind
+from durable._replay.events import (
+    CANCEL_REQUESTED,
+    STEP_RETRYING,
+    STEP_STARTED,
+    WAIT_COMPLETED,
+    EventKind,
+)
 from durable._replay.script import Inbound
 from durable.errors import InternalError, PayloadDecodeError
 
@@ -41,6 +47,7 @@ _STATUS = {
     EventKind.RUN_FAILED: FAILED,
     EventKind.RUN_CANCELLED: CANCELLED,
 }
+ATTEMPTS = frozenset({STEP_RETRYING, STEP_STARTED})
 # Timers of a run that belong to no event of its history are filed under these numbers.
 DEADLINE, GRACE = -1, -2
 
@@ -158,7 +165,7 @@ class Activation:
             self.submit(run, items)
             self._host.block(run, "payload", str(error))
             return
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self._host.interrupted(run)
             raise
         except Exception as error:  # ours: one run's trouble must not become that of all
@@ -251,7 +258,7 @@ class Activation:
                 self._host.ended(run)
             return
         for item in turn.items:
-            if item.kind == STEP_RETRYING and item.ref in body.steps:
+            if item.kind in ATTEMPTS and item.ref in body.steps:
                 self.arm_retry(run, body.steps[item.ref])
             elif item.kind == CANCEL_REQUESTED:
                 self.arm_grace(run, body)
@@ -275,11 +282,14 @@ class Activation:
             run.alarms[wait.seq] = self._timers.at(due, fire, absolute=absolute)
 
     def arm_retry(self, run: HotRun, step: OpenStep) -> None:
-        """Begin the next attempt now, or when it is due."""
-        if step.retry_at is None or step.retry_at <= self._clock.wall_us():
+        """Begin the next attempt now; or when it is due, once that is on record.
+
+        Else nobody could tell after a crash whether it had begun.
+        """
+        if step.retry_at is None:
             self._executor.dispatch(run, step)
             return
-        begin = partial(self._executor.dispatch, run, step)
+        begin = partial(self.post, run, Inbound(STEP_STARTED, step.seq))
         run.alarms[step.seq] = self._timers.at(step.retry_at, begin)
         self._host.settled(run)
 
@@ -304,8 +314,8 @@ class Activation:
             run.inbox.append(item)
             self.ready(run)
 
-    def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> int:
-        """End pending sleeps before their time; timers of asyncio only when named."""
+    def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> list[int]:
+        """Ask to end pending sleeps before their time; timers of asyncio only when named."""
         assert run.body is not None
         pending, woken = run.body.waits, {item.ref for item in run.inbox}
         chosen = [
@@ -316,7 +326,7 @@ class Activation:
         ]
         for seq in chosen:
             self.post(run, Inbound(WAIT_COMPLETED, seq, WOKEN))
-        return len(chosen)
+        return chosen
 
 
 def _ignore(error: BaseException | None) -> None:

@@ -103,7 +103,7 @@ class Births:
     async def _record(self, births: Sequence[tuple[HotRun, Event]]) -> dict[str, RunRow]:
         """Record runs and queue them; return the older runs found under their ids."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        reserved = self._loader.reserve([run.run_id for run, _ in births])
+        release = self._loader.reserve([run.run_id for run, _ in births])
 
         def done(error: BaseException | None) -> None:
             if error is None:
@@ -111,7 +111,7 @@ class Births:
                     found = write.existing.get(run.run_id)
                     if found is None or found.pk == run.row.pk:
                         self._admit(run, event)
-            self._loader.release(reserved)
+            release()
             settle(told, error)
 
         write = Write(
@@ -161,11 +161,14 @@ class Births:
             behaviour=BEHAVIOUR,
         )
         due = None if begin == now else begin
-        created = Event(1, EventKind.RUN_CREATED, 0, spec.workflow, now, due, spec.payload)
-        return row, created
+        kind = EventKind.RUN_CREATED
+        return row, Event(1, kind, spec.origin, spec.workflow, now, due, spec.payload)
 
     async def _check_same(self, spec: RunSpec, existing: RunRow) -> None:
         run_id = existing.run_id
+        first = await self._journal.reader.history(existing.pk, run_id, limit=1)
+        if first and spec.origin and first[0].ref == spec.origin:
+            return  # recorded when the same was asked for before
         if spec.options.on_conflict == "raise":
             raise RunExistsError(run_id)
         if existing.workflow != spec.workflow:
@@ -174,7 +177,6 @@ class Births:
                 f"run {run_id!r} exists and runs {existing.workflow}, not {spec.workflow}: "
                 "choose another run_id",
             )
-        first = await self._journal.reader.history(existing.pk, run_id, limit=1)
         if first and not self._same_call(spec.payload, first[0].payload):
             raise RunConflictError(
                 run_id,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from durable._authoring.primitives import from_us
 from durable._base.clock import Clock
 from durable._engine.activation import Activation
-from durable._engine.hot import HotRun
+from durable._engine.hot import HotRun, with_state
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
 from durable._engine.scheduler import Scheduler
@@ -26,7 +27,7 @@ from durable._journal.records import (
     Write,
 )
 from durable._replay.body import Body
-from durable._replay.events import EventKind
+from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
 from durable.errors import WorkflowRunNotFoundError, WorkflowTimeoutError
 
@@ -87,18 +88,21 @@ class Commands:
 
         Returns the row of a run that is finished or blocked, which the caller ends itself.
         """
-        run = await self.fetch(loader, run_id)
-        if isinstance(run, RunRow):
-            return run
-        if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
-            self._activation.activate(run)  # a second request finds the first one applied
-        await self._apply(run, None if reason is None else reason.encode())
-        return run
+        payload = None if reason is None else reason.encode()
+        while True:
+            run = await self.fetch(loader, run_id)
+            if isinstance(run, RunRow):
+                return run
+            if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
+                self._activation.activate(run)  # a second request finds the first one applied
+            if (body := run.body) is None:
+                continue  # it was parked just now
+            await self._apply(run, body, payload)
+            if body.outcome is not None or body.cancel_event is not None:
+                return run
+            # The run was parked before it came to the request, which went with its inbox.
 
-    async def _apply(self, run: HotRun, payload: bytes | None) -> None:
-        body = run.body
-        if body is None:
-            return
+    async def _apply(self, run: HotRun, body: Body, payload: bytes | None) -> None:
         if body.outcome is not None:
             await self._durable(run)
         elif not body.started and all(item.kind != RUN_STARTED for item in run.inbox):
@@ -119,10 +123,12 @@ class Commands:
         body = run.body
         if run.gone or body is None or body.outcome is not None or body.cancel_event is not None:
             return
+        assert run.row.deadline is not None
+        came = f"its deadline came, at {from_us(run.row.deadline).isoformat()}"
         if body.started:
-            self._activation.post(run, self._request(DEADLINE_NAME, None))
+            self._activation.post(run, self._request(DEADLINE_NAME, came.encode()))
             return
-        late = WorkflowTimeoutError("the run had not started by its deadline")
+        late = WorkflowTimeoutError(f"the run had not begun when {came}")
         run.inbox.clear()
         body.terminate(EventKind.RUN_FAILED, self._payloads.encode_error(late))
         self._activation.submit(run)
@@ -132,23 +138,28 @@ class Commands:
         run = await self.fetch(loader, run_id)
         if isinstance(run, RunRow):
             return 0
-        woken = self._activation.wake_up(run, waits)
+        body, woken = run.body, self._activation.wake_up(run, waits)
         if woken:
             await self._durable(run)
-        return woken
+        assert body is not None
+        # A run that was parked meanwhile has not come to all of them.
+        return sum(seq not in body.waits for seq in woken)
 
     async def resume(self, row: RunRow) -> RunRow:
         """Record that a blocked run may try again; return its row."""
-        status = PENDING if row.started_at is None else RUNNING
-        state = RunState(status, row.started_at, None, 0, None, None, row.pk)
+        state = resumed(row)
         await self._journal.perform(Write(done=_ignore, states=[state]))
-        return row._replace(status=status, wake_at=0, blocked=None)
+        return with_state(row, state)
 
     async def end_blocked(self, row: RunRow, reason: str | None) -> None:
-        """Cancel a run that is parked: its code cannot be asked."""
+        """Cancel a run that is parked: its code cannot be asked.
+
+        Nor is its history, which may be what is damaged: only how long it is.
+        """
         run = HotRun(row)
-        history = await self._journal.reader.history(row.pk, row.run_id)
-        run.body = Body(row.run_id, _never, history, self._payloads, self._clock.wall_us)
+        seq = await self._journal.reader.last_seq(row.pk)
+        last = Event(seq, EventKind.RUN_CREATED, 0, row.workflow, row.created_at, None, None)
+        run.body = Body(row.run_id, _never, [last], self._payloads, self._clock.wall_us)
         run.body.script.skip()
         run.body.use_hooks().any_claims = True  # for all that is known without its code
         run.body.terminate(EventKind.RUN_CANCELLED, None if reason is None else reason.encode())
@@ -169,6 +180,13 @@ class Commands:
         run.acks.append(ack)
         self._activation.submit(run)
         await ack
+
+
+def resumed(row: RunRow) -> RunState:
+    """Return the state of a run that was blocked and is to be loaded; nothing of it is running."""
+    status = PENDING if row.started_at is None else RUNNING
+    due = row.created_at  # long since, whatever the clocks of this and the next process say
+    return RunState(status, row.started_at, None, due, None, None, row.pk)
 
 
 async def _never() -> None:

@@ -200,6 +200,7 @@ class Engine:
 
     async def _resume(self, run_id: str) -> None:
         async with self._parked:
+            await self._loader.at_rest(run_id)
             row = await self._commands.row(run_id)
             if row.status != BLOCKED:
                 return
@@ -297,6 +298,7 @@ class Engine:
         run.state = state
         if missing is not None:
             self._recovery.missing.setdefault(missing, set()).add(run.run_id)
+        let_in = self._loader.keep_out([run.run_id])  # until it is recorded as blocked
         write = run.birth or Write(done=_ignore, vital=True)
         told, run.birth = write.done, None
         if write.runs:
@@ -305,6 +307,7 @@ class Engine:
             write.states = [state]
 
         def done(error: BaseException | None) -> None:
+            let_in()
             told(error)
             for ack in acks:
                 settle(ack, error)

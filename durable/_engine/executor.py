@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -22,6 +20,7 @@ from durable._authoring.context import StepMetadata, current_attempt, run_in_att
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
 from durable._base.clock import Clock, Timer
+from durable._base.signals import is_from_signal
 from durable._engine.hot import HotRun
 from durable._engine.live_stream import Author
 from durable._engine.outlets import Channel, Outlet
@@ -29,7 +28,7 @@ from durable._engine.payloads import EnginePayloads, immutable
 from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.streams import Streams
-from durable._engine.threads import ThreadPool, Ticket
+from durable._engine.threads import ThreadPool, Ticket, tell
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
 from durable._replay.events import STEP_COMPLETED, STEP_RETRYING, EventKind
 from durable._replay.script import UNDECODED, Inbound
@@ -235,10 +234,6 @@ class Executor:
                 self._run_async(attempt, made, args, kwargs), context=context
             )
             return
-        if made.settings.timeout is not None:
-            attempt.timeout = self._clock.call_later(
-                self._loop, made.settings.timeout, partial(self._time_out_sync, attempt, made)
-            )
         try:
             self._begin_sync(attempt, made, args, kwargs, context)
         except RuntimeError as error:  # the system gives no thread, or no worker process
@@ -254,7 +249,7 @@ class Executor:
     ) -> None:
         done = self._sync_done(attempt)
         if made.settings.executor == "thread":
-            call = partial(made.fn, *args, **kwargs)
+            call = partial(self._in_thread, attempt, partial(made.fn, *args, **kwargs))
             attempt.ticket = self._threads.submit(call, done, self._loop, context=context)
         elif (error := misfit(made, args, kwargs)) is not None:
             self._forget(attempt)
@@ -262,8 +257,22 @@ class Executor:
         else:
             there = (attempt.metadata, made.fn, args, kwargs)
             attempt.ticket = self._processes.submit(
-                run_in_attempt, there, {}, done, self._loop, self._threads
-            )
+                run_in_attempt, there, {}, done, self._loop, self._threads,
+                begun=partial(self._limit_sync, attempt),
+            )  # fmt: skip
+
+    def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
+        """Run a step's function; the attempt begins here, and not with its place in the queue."""
+        attempt.began_us = self._clock.wall_us()
+        if attempt.settings.timeout is not None:
+            tell(self._loop, partial(self._limit_sync, attempt))
+        return call()
+
+    def _limit_sync(self, attempt: Attempt) -> None:
+        limit = attempt.settings.timeout
+        if limit is not None and not attempt.forgotten:
+            late = partial(self._time_out_sync, attempt)
+            attempt.timeout = self._clock.call_later(self._loop, limit, late)
 
     async def _run_async(
         self, attempt: Attempt, made: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -277,12 +286,10 @@ class Executor:
             if not attempt.forgotten:
                 self._cut_off(attempt, error)
             raise
-        except KeyboardInterrupt as error:
-            if _is_ctrl_c():
+        except BaseException as error:
+            if not isinstance(error, Exception) and is_from_signal(error):
                 self._forget(attempt)  # the program is going down: the attempt was cut off
                 raise
-            self._fail(attempt, error)
-        except BaseException as error:
             self._fail(attempt, error)
         else:
             self._complete(attempt, value)
@@ -325,10 +332,10 @@ class Executor:
 
         return done
 
-    def _time_out_sync(self, attempt: Attempt, made: Step[..., Any]) -> None:
+    def _time_out_sync(self, attempt: Attempt) -> None:
         if attempt.ticket is not None:
             attempt.ticket.abandon()
-        self._fail(attempt, too_long(made))
+        self._fail(attempt, too_long(cast("Step[..., Any]", attempt.step.step)))
 
     # --- outcomes --------------------------------------------------------------------
 
@@ -469,12 +476,3 @@ class Executor:
 
 def _steps(run: HotRun) -> dict[int, OpenStep]:
     return run.body.steps if run.body is not None else {}
-
-
-def _is_ctrl_c() -> bool:
-    # asyncio.run turns Ctrl-C into a cancellation; only without it does the signal's own
-    # handler raise KeyboardInterrupt in whatever code happens to be running.
-    return (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 from durable._authoring import registry
 from durable._authoring.context import WorkflowMetadata
@@ -28,7 +28,7 @@ from durable._engine.suspects import Suspects
 from durable._engine.timers import Timers
 from durable._journal.attributes import decode_attributes
 from durable._journal.journal import Journal
-from durable._journal.records import BLOCKED, FINISHED, RunRow
+from durable._journal.records import BLOCKED, FINISHED, RunRow, Write
 from durable._replay.body import INTERRUPTED, PARKED, Body
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
@@ -67,7 +67,6 @@ class Loader:
         self._clock = clock
         self._suspects = suspects
         self._deadline = deadline
-        self._booted_us = clock.wall_us()
         self._loads: dict[str, asyncio.Future[None]] = {}
         self._reloads: set[asyncio.Task[None]] = set()
         self.claims: Claims | None = None
@@ -115,64 +114,106 @@ class Loader:
 
     # --- runs from the journal --------------------------------------------------------------
 
-    async def fetch(self, row: RunRow, *, resumed: bool = False) -> HotRun | None:
-        """Return the run, in memory and replayed; None when it had to be parked.
+    async def fetch(
+        self, row: RunRow, *, resumed: bool = False, due: int | None = None
+    ) -> HotRun | None:
+        """Return the run, in memory and replayed; None when it is parked, or had to be.
 
         Args:
             resumed: it was parked, so nothing of it was running when the last process ended.
+            due: load it only if this is still its `wake_at`.
         """
         while (run := self._scheduler.get(row.run_id)) is None or run.loading:
             busy = self._loads.get(row.run_id)
             if busy is None:
-                await self._load(row, resumed)
+                await self._load(row, resumed, due)
                 return self._scheduler.get(row.run_id)
             await asyncio.shield(busy)
             fresh = await self._journal.reader.run_by_pk(row.pk)
-            if fresh is None or fresh.status in (BLOCKED, *FINISHED):
+            if not _goes_on(fresh):
                 return self._scheduler.get(row.run_id)
             row = fresh
         return run
 
-    def reserve(self, run_ids: Sequence[str]) -> list[str]:
-        """Keep runs that are about to be recorded from being loaded; return which."""
+    def reserve(self, run_ids: Sequence[str]) -> Callable[[], None]:
+        """Keep runs that are about to be recorded from being loaded; see `keep_out`."""
         wanted = dict.fromkeys(run_ids)  # a batch may name one id several times
-        free = [i for i in wanted if i not in self._loads and self._scheduler.get(i) is None]
-        recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._loads.update(dict.fromkeys(free, recorded))
-        return free
+        return self.keep_out(
+            [i for i in wanted if i not in self._loads and self._scheduler.get(i) is None]
+        )
 
-    def release(self, reserved: Sequence[str]) -> None:
-        """Undo `reserve`, once the runs are in memory or known not to be."""
-        for run_id in reserved:
-            settle(self._loads.pop(run_id), None)
+    def keep_out(self, run_ids: Sequence[str]) -> Callable[[], None]:
+        """Let nobody load these runs, whose rows are about to change.
 
-    async def _load(self, row: RunRow, resumed: bool) -> None:
+        Returns:
+            What is to be called once the rows are as they shall be.
+        """
+        changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loads.update(dict.fromkeys(run_ids, changed))
+
+        def let_in() -> None:
+            for run_id in run_ids:
+                self._forget_load(run_id, changed)
+            settle(changed, None)
+
+        return let_in
+
+    def _forget_load(self, run_id: str, load: asyncio.Future[None]) -> None:
+        if self._loads.get(run_id) is load:  # else the run was parked meanwhile
+            del self._loads[run_id]
+
+    async def at_rest(self, run_id: str) -> None:
+        """Return when the run is neither being loaded nor kept out."""
+        while (busy := self._loads.get(run_id)) is not None:
+            await asyncio.shield(busy)
+
+    async def _load(self, row: RunRow, resumed: bool, due: int | None) -> None:
+        loaded = self._loads[row.run_id] = asyncio.get_running_loop().create_future()
+        try:
+            # Who asks may have read the row before it was parked, or woken.
+            fresh = await self._journal.reader.run_by_pk(row.pk)
+            if _goes_on(fresh) and due in (None, fresh.wake_at):
+                await self._bring_in(fresh, resumed)
+        except (DurableError, asyncio.CancelledError):
+            # Meanwhile it may have fallen due, and whoever looked saw it on its way.
+            loop = asyncio.get_running_loop()
+            self._clock.call_later(loop, RELOAD_SECONDS, partial(self._reload, row, resumed))
+            raise
+        finally:
+            self._forget_load(row.run_id, loaded)
+            settle(loaded, None)
+
+    async def _bring_in(self, row: RunRow, resumed: bool) -> None:
         run = HotRun(row)
         run.loading = True
         self._scheduler.add(run)
-        loaded = self._loads[row.run_id] = asyncio.get_running_loop().create_future()
         try:
             await self._replay(run)
         except (DurableError, asyncio.CancelledError):
             self._scheduler.remove(run)  # reading failed or was called off: it stays a row
             run.drop()
-            # Meanwhile it may have fallen due, and whoever looked saw it on its way.
-            loop = asyncio.get_running_loop()
-            self._clock.call_later(loop, RELOAD_SECONDS, partial(self._reload, row, resumed))
             raise
         except Exception as error:  # ours: one run's trouble must not become that of all
             logger.exception("run %s met a defect of durable", run.run_id)
             self._host.block(run, "corrupt", f"an internal error, please report it: {error!r}")
         finally:
             run.loading = False
-            del self._loads[row.run_id]
-            settle(loaded, None)
         if not run.gone:
             self._arm(run, resumed)
             if run.inbox:
                 self._scheduler.ready(run)
             else:
+                self._note_wake(run)
                 self._scheduler.settled(run)
+
+    def _note_wake(self, run: HotRun) -> None:
+        """Record when the run is due next, if its row says otherwise: it was parked before."""
+        body = run.body
+        assert body is not None
+        wake_at = self._activation.next_wake(run, body) if body.started else run.begins_at
+        if body.outcome is None and wake_at != run.state.wake_at:
+            run.state = run.state._replace(wake_at=wake_at)
+            self._journal.submit(Write(done=_ignore, states=[run.state], vital=True))
 
     def _reload(self, row: RunRow, resumed: bool) -> None:
         if self.stopped:
@@ -189,7 +230,7 @@ class Loader:
             loop = asyncio.get_running_loop()
             self._clock.call_later(loop, 1.0, partial(self._reload, row, resumed))
             return
-        if fresh is not None and fresh.status not in (BLOCKED, *FINISHED):
+        if _goes_on(fresh):
             with suppress(DurableError):  # a load that fails sees to the next one itself
                 await self.fetch(fresh, resumed=resumed)
 
@@ -245,10 +286,10 @@ class Loader:
             self.claims.arm(run)
         for wait in list(body.waits.values()):
             self._activation.arm_wait(run, wait)
-        note = PARKED if self._journal.clean or resumed else INTERRUPTED
-        maybe_running = row.wake_at is not None and row.wake_at <= self._booted_us
+        was_running = row.wake_at == 0 and not (self._journal.clean or resumed)
+        note = INTERRUPTED if was_running else PARKED
         for step in list(body.steps.values()):
-            if (step.retry_at is not None and step.retry_at > self._booted_us) or not maybe_running:
+            if step.retry_at is not None:  # the next attempt has not begun
                 self._activation.arm_retry(run, step)
             elif self._suspects.died_alone(run.row.pk, step.seq):
                 self._suspects.set_aside(run, step)
@@ -264,6 +305,15 @@ class Loader:
         else:
             begin = partial(self._activation.post, run, start)
             run.alarms[START] = self._timers.at(due, begin, absolute=True)
+
+
+def _ignore(error: BaseException | None) -> None:
+    """Do nothing: nobody waits for it."""
+
+
+def _goes_on(row: RunRow | None) -> TypeGuard[RunRow]:
+    """Tell whether there is a run that has neither ended nor been parked."""
+    return row is not None and row.status not in (BLOCKED, *FINISHED)
 
 
 def _misfit(definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

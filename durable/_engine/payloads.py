@@ -9,7 +9,7 @@ from typing import Any
 
 from durable._journal.codec import Codec
 from durable._journal.failure import decode_failure, encode_failure
-from durable.errors import SerializationError, StepFailedError, WorkflowRunFailedError
+from durable.errors import StepFailedError, WorkflowRunFailedError
 
 # Values of exactly these types cannot be changed, so by-value needs no copy.
 SCALARS = frozenset({int, str, bool, float, bytes, type(None)})
@@ -20,27 +20,11 @@ class EnginePayloads:
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
+        self.encode_call = codec.encode_call
+        self.encode = codec.encode
         self.preview = codec.preview
         self.decode_call = codec.decode_call
         self.decode = codec.decode
-
-    def encode(self, value: object, root: str = "value") -> bytes:
-        """Encode a value, whatever its own code does meanwhile."""
-        try:
-            return self.codec.encode(value, root)
-        except (Exception, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            raise _refused(root, error) from error
-
-    def encode_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """Encode the arguments of a call, whatever their own code does meanwhile."""
-        try:
-            return self.codec.encode_call(args, kwargs)
-        except (Exception, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            raise _refused("the arguments", error) from error
 
     def encode_error(self, error: BaseException) -> bytes:
         """Encode an exception with its traceback text, notes and causes."""
@@ -67,10 +51,6 @@ class EnginePayloads:
         )
         error.__cause__ = failure.rebuild() or failure.remote()
         return error
-
-
-def _refused(root: str, error: BaseException) -> SerializationError:
-    return SerializationError(f"{root} cannot be stored: pickling it raised {error!r}", root)
 
 
 def immutable(value: Any) -> bool:

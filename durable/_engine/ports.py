@@ -24,6 +24,9 @@ class RunSpec:
     options: StartOptions
     parent_id: str | None = None
     root_id: str | None = None
+    # Tells this creation from others of the same run id, 0 = does not matter. It is the same
+    # when the creation is repeated, because nobody knows whether it was recorded.
+    origin: int = 0
     # The very object given to `start`: a closure works until the process ends even when
     # its name has been registered again since. None in a client.
     definition: object = None

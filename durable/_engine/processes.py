@@ -35,7 +35,7 @@ from types import FunctionType
 from typing import Any
 
 from durable._engine.process_worker import TAKEN, read, receive, send
-from durable._engine.threads import Done, ThreadPool, Ticket
+from durable._engine.threads import Done, ThreadPool, Ticket, tell
 from durable.errors import PayloadDecodeError, RemoteError, StepWorkerDiedError
 
 _PROGRAM = str(Path(__file__).with_name("process_worker.py"))
@@ -86,8 +86,12 @@ class ProcessPool:
         done: Done[Any],
         loop: AbstractEventLoop,
         threads: ThreadPool,
+        *,
+        begun: Callable[[], None] | None = None,
     ) -> Ticket:
         """Run ``fn(*args, **kwargs)`` in a process, then `done(value, error)` on `loop`.
+
+        `begun` is called on `loop` when a process has taken the call, before `done`.
 
         A coroutine that `fn` returns is run to its end there. What `fn` raises arrives
         with the traceback of the worker as a note, as `RemoteError` if it cannot be
@@ -100,7 +104,7 @@ class ProcessPool:
         if self._closed:
             raise RuntimeError("the process pool is closed: nothing can be submitted")
         _check_interpreter()
-        call = _Call(self, (fn, tuple(args), dict(kwargs)), done, loop, threads)
+        call = _Call(self, (fn, tuple(args), dict(kwargs)), done, loop, threads, begun)
         self._queue.append(call)
         self._dispatch()
         return call
@@ -157,7 +161,7 @@ class ProcessPool:
                 self._give_back(worker)
                 return None
             try:
-                answer = worker.exchange(message)
+                answer = worker.exchange(message, call.taken)
             except (EOFError, OSError):
                 kept, how = self._release(call), worker.end()
                 if kept and worker.died_idle():
@@ -209,7 +213,7 @@ class ProcessPool:
 
 
 class _Call:
-    """One submitted call; all of it happens on the loop."""
+    """One submitted call; all but `taken` happens on the loop."""
 
     def __init__(
         self,
@@ -218,8 +222,10 @@ class _Call:
         done: Done[Any],
         loop: AbstractEventLoop,
         threads: ThreadPool,
+        begun: Callable[[], None] | None,
     ) -> None:
         self._pool = pool
+        self._begun = begun
         self._payload: tuple[Any, ...] | None = payload
         self._done = done
         self._loop = loop
@@ -238,6 +244,11 @@ class _Call:
             )
         except RuntimeError as error:  # no thread can be had
             self._loop.call_soon(self._finish, None, error)
+
+    def taken(self) -> None:
+        """Tell that a process has it; in a thread."""
+        if self._begun is not None:
+            tell(self._loop, self._begun)
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         self._pool._drop(self)
@@ -283,11 +294,12 @@ class _Worker:
         """Return whether the process has not ended."""
         return self._process.poll() is None
 
-    def exchange(self, message: bytes) -> bytes:
+    def exchange(self, message: bytes, taken: Callable[[], None]) -> bytes:
         """Send a call and wait for its answer; EOFError or OSError if the process dies."""
         self._taken = False
         send(self._inbox.fileno(), message)
         self._taken = read(self._outbox.fileno(), len(TAKEN)) == TAKEN
+        taken()
         answer = receive(self._outbox.fileno())
         self._answered += 1
         return answer

@@ -156,10 +156,7 @@ class Recovery:
         if run is not None and not run.loading:
             return
         # The page may be older than what this process has done since.
-        fresh = await self._journal.reader.run_by_pk(row.pk)
-        if fresh is None or fresh.wake_at is None or fresh.wake_at != row.wake_at:
-            return
-        await self._loader.fetch(fresh)
+        await self._loader.fetch(row, due=row.wake_at)
 
     def _is_full(self) -> bool:
         if self.has_room():

@@ -95,6 +95,7 @@ def _pack(spec: RunSpec) -> Fields:
         "payload": spec.payload,
         "parent_id": spec.parent_id,
         "root_id": spec.root_id,
+        "origin": spec.origin,
         "options": asdict(spec.options),
     }
 
@@ -110,6 +111,7 @@ def _unpack(fields: Fields) -> RunSpec:
         options=StartOptions(**given),
         parent_id=cast("str | None", fields["parent_id"]),
         root_id=cast("str | None", fields["root_id"]),
+        origin=cast(int, fields["origin"]),
     )
 
 

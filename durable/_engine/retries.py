@@ -49,9 +49,9 @@ def next_attempt_at(
 
 def _after(retry_after: Any, now_us: int) -> int:
     try:
-        due, _ = when(retry_after, now_us)
-    except Exception:
-        logger.exception("retry_after=%r is not usable: trying again in a second", retry_after)
+        due, _ = when(retry_after, now_us, what="retry_after")
+    except Exception as error:  # a subclass may have put anything there
+        logger.error("%s. Trying again in a second", error)  # noqa: TRY400 - it says it all
         return now_us + 1_000_000
     return due
 

@@ -33,6 +33,14 @@ IDLE_SECONDS_MAX = 30.0
 _QUEUED, _RUNNING, _FINISHED, _ABANDONED = range(4)
 
 
+def tell(loop: AbstractEventLoop, news: Callable[[], object]) -> None:
+    """Call `news` on `loop`, from any thread, unless the loop is closed: then nobody is left."""
+    try:
+        loop.call_soon_threadsafe(news)
+    except RuntimeError:
+        pass
+
+
 class Ticket(Protocol):
     """A call that was submitted to a pool."""
 

@@ -34,6 +34,7 @@ from collections.abc import Callable
 from pickle import dumps, loads
 from typing import Literal
 
+from durable._base.signals import is_from_signal
 from durable._journal.exact_json import dump_json, load_json
 from durable._journal.heads import (
     Transform,
@@ -181,7 +182,7 @@ class Codec:
         else:
             try:
                 payload = dumps(value, 5)
-            except Exception as error:
+            except BaseException as error:  # a value's own code may raise anything
                 payload = _pack_code(value, root, error)
             # A class may pickle itself through cloudpickle: then its code needs a stamp.
             if b"cloudpickle" in payload and payload[:1] == _PICKLE and _carries_code(payload):
@@ -230,17 +231,17 @@ class Codec:
 # --- pickles --------------------------------------------------------------------------
 
 
-def _pack_code(value: object, root: Root, first: Exception) -> bytes:
+def _pack_code(value: object, root: Root, first: BaseException) -> bytes:
     """What a plain pickle refused, with its code."""
-    if isinstance(first, MemoryError):
+    if isinstance(first, MemoryError) or is_from_signal(first):
         raise first
     if is_depth_error(first):
         raise _refuse(value, root, first) from first
     try:
         return _code_head() + _dump_code(value)
-    except MemoryError:
-        raise
-    except Exception as error:
+    except BaseException as error:
+        if isinstance(error, MemoryError) or is_from_signal(error):
+            raise
         raise _refuse(value, root, error) from error
 
 
@@ -285,11 +286,13 @@ def _carries_code(payload: bytes) -> bool:
     return False
 
 
-def _storable(value: object) -> Exception | None:
+def _storable(value: object) -> BaseException | None:
     """Why `value` cannot be stored, or None."""
     try:
         _weigh(value)
-    except Exception as error:
+    except BaseException as error:
+        if is_from_signal(error):
+            raise
         return error
     return None
 
@@ -297,13 +300,13 @@ def _storable(value: object) -> Exception | None:
 def _weigh(value: object) -> int:
     try:
         return len(dumps(value, 5))
-    except Exception as error:
-        if is_depth_error(error):
+    except BaseException as error:
+        if is_depth_error(error) or is_from_signal(error):
             raise
         return len(_dump_code(value))
 
 
-def _refuse(value: object, root: Root, error: Exception) -> SerializationError:
+def _refuse(value: object, root: Root, error: BaseException) -> SerializationError:
     path, culprit = locate(value, root, _storable, descend=not is_depth_error(error))
     if is_depth_error(error):
         return SerializationError(
@@ -322,10 +325,10 @@ def _refuse(value: object, root: Root, error: Exception) -> SerializationError:
 def _load(payload: bytes | memoryview) -> object:
     try:
         return loads(payload)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
         # Anything can come out of somebody's __setstate__, SystemExit included.
+        if is_from_signal(error):
+            raise
         raise PayloadDecodeError(
             f"a recorded value cannot be loaded: {type(error).__name__}: {_text(error)}; "
             "if a class or module was renamed, leave an alias under its old name, then resume"
@@ -367,5 +370,7 @@ def _code_head() -> bytes:
 def _text(error: BaseException) -> str:
     try:
         return str(error)[:500]
-    except Exception:
+    except BaseException as odd:
+        if is_from_signal(odd):
+            raise
         return "(no message)"

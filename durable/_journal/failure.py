@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict, cast
 
+from durable._base.signals import is_from_signal
 from durable._journal.codec import Codec
 from durable.errors import TRACEBACK_NOTE, PayloadDecodeError, RemoteError
 
@@ -140,8 +141,8 @@ def encode_failure(exc: BaseException, codec: Codec, *, limit_text: int = 64 * 1
         recorder = _Recorder(max(limit, 256), keep_objects and codec.format == "pickle")
         try:
             return codec.encode(recorder.record(exc, 0), "the exception")
-        except Exception:  # too large for the codec, or a property of the exception raised
-            continue
+        except BaseException as error:  # too large for the codec, or the exception's own code
+            _pass_signals_on(error)
     text = _text(exc)[:256]
     return codec.encode(_bare_envelope(_type_name(exc)[:256], text), "the exception")
 
@@ -249,6 +250,12 @@ class _Recorder:
         return text
 
 
+def _pass_signals_on(error: BaseException) -> None:
+    """Raise what is meant for the program, and hit the exception's code by chance."""
+    if is_from_signal(error):
+        raise error
+
+
 def _bare_envelope(error_type: str, message: str) -> _Envelope:
     return {
         "type": error_type,
@@ -286,9 +293,8 @@ class _Lean(pickle.Pickler):
 def _is_sound(value: object) -> bool:
     try:
         pickle.loads(pickle.dumps(value, protocol=5))
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # somebody's code: it may raise anything
+    except BaseException as error:  # somebody's code: it may raise anything
+        _pass_signals_on(error)
         return False
     return True
 
@@ -309,7 +315,8 @@ def _checked(exc: BaseException, dump: Callable[[BaseException], bytes]) -> byte
         pickled = dump(exc)
         back = _trusted_load(pickled)
         same = type(back) is type(exc) and _same_args(back, exc) and _same_text(back, exc)
-    except Exception:
+    except BaseException as error:
+        _pass_signals_on(error)
         return None
     return pickled if same else None
 
@@ -318,9 +325,8 @@ def _trusted_load(pickled: bytes) -> BaseException:
     """Load our own pickle; whatever goes wrong comes out as an Exception."""
     try:
         error = pickle.loads(pickled)
-    except KeyboardInterrupt:
-        raise
     except BaseException as cause:
+        _pass_signals_on(cause)
         raise PayloadDecodeError(f"{type(cause).__name__}: {_text(cause)}") from cause
     if not isinstance(error, BaseException):
         raise PayloadDecodeError(f"a {type(error).__name__} came back, not an exception")
@@ -354,7 +360,8 @@ def _type_name(exc: BaseException) -> str:
 def _text(value: object) -> str:
     try:
         return "".join((str(value),))  # an exact str, whatever __str__ returned
-    except Exception as error:
+    except BaseException as error:
+        _pass_signals_on(error)
         return f"<str() of this {type(value).__name__} raised {type(error).__name__}>"
 
 
@@ -362,7 +369,8 @@ def _traceback_text(exc: BaseException) -> str:
     try:
         first = _first_foreign_frame(exc.__traceback__)
         return "".join(traceback.TracebackException(type(exc), exc, first).format())
-    except Exception:  # odd notes, odd frames: the type and text at least
+    except BaseException as error:  # odd notes, odd frames: the type and text at least
+        _pass_signals_on(error)
         return f"{_type_name(exc)}: {_text(exc)}\n"
 
 

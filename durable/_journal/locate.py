@@ -51,7 +51,7 @@ _CURES = {
 def locate(
     value: object,
     root: Root,
-    reason: Callable[[object], Exception | None],
+    reason: Callable[[object], BaseException | None],
     *,
     descend: bool = True,
 ) -> Part:
@@ -109,7 +109,7 @@ def cure_for(value: object) -> str:
 
 
 def _first_refused(
-    parts: Iterator[Part], reason: Callable[[object], Exception | None], seen: set[int]
+    parts: Iterator[Part], reason: Callable[[object], BaseException | None], seen: set[int]
 ) -> Part | None:
     try:
         for path, part in islice(parts, _TRIALS_MAX):

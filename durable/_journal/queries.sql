@@ -139,6 +139,8 @@ DELETE FROM chunks WHERE (run, stream, idx) IN (
 
 -- name: has_chunks
 SELECT EXISTS (SELECT 1 FROM chunks WHERE run = ?);
+-- name: last_seq
+SELECT max(seq) FROM events WHERE run = ?;
 
 -- name: doom_expired
 INSERT INTO trash (run)

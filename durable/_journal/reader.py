@@ -38,9 +38,9 @@ _BY_ID, _BY_PK, _DUE = _fetch("run_by_id"), _fetch("run_by_pk"), _fetch("due_run
 _INTERRUPTED, _BLOCKED = _fetch("interrupted_runs"), _fetch("blocked_runs")
 _NEWEST, _COUNTS, _MAX_PK = _fetch("newest_runs"), _fetch("counts"), _fetch("max_pk")
 _NEXT_WAKE, _NEXT_EXPIRY = _fetch("next_wake"), _fetch("next_expiry")
-_HISTORY, _LAST_EVENT = _fetch("history"), _fetch("last_event")
 _HOOK_BY_TOKEN, _HOOKS_OF_RUN = _fetch("hook_by_token"), _fetch("hooks_of_run")
 _ANSWERS_OF = _fetch("answers_of")
+_HISTORY, _LAST_EVENT, _LAST_SEQ = _fetch("history"), _fetch("last_event"), _fetch("last_seq")
 
 _StoredEvent = tuple[int, int, int, str, int, "int | None", "bytes | None", int]
 
@@ -114,6 +114,10 @@ class Reader:
     async def last_event(self, pk: int, run_id: str) -> Event | None:
         """Return the newest event of a run, verified, or None."""
         return await self._ask(partial(_read_last, pk, run_id))
+
+    async def last_seq(self, pk: int) -> int:
+        """Return the number of the newest event of a run, damaged or not; 0 if it has none."""
+        return await self._number(_LAST_SEQ, pk) or 0
 
     async def due_runs(self, after: tuple[int, int], until_us: int, limit: int) -> list[RunRow]:
         """Return runs whose `wake_at` (not 0) is due, ordered by (wake_at, pk), one page.

@@ -19,6 +19,7 @@ from zlib import crc32
 from durable._replay.ending import cancelled_ending, ending_of
 from durable._replay.events import (
     STEP_CREATED,
+    STEP_STARTED,
     WAIT_COMPLETED,
     WAIT_CREATED,
     Event,
@@ -56,7 +57,7 @@ class OpenStep:
         self.failures = 0
         self.interruptions = 0  # by a crash; a step that causes crashes is told by them
         self.parks = 0  # by an orderly stop
-        self.retry_at: int | None = None
+        self.retry_at: int | None = None  # None = the next attempt begins, or has begun
         self.running = False  # kept by the engine: an attempt is under way
 
     @property
@@ -65,14 +66,18 @@ class OpenStep:
         return self.failures + self.interruptions + self.parks + 1
 
     def note(self, event: Event) -> None:
-        """Take in a `step_retrying` event."""
+        """Take in a `step_retrying` or `step_started` event."""
+        if event.kind == STEP_STARTED:
+            self.retry_at = None
+            return
         if event.name == INTERRUPTED:
             self.interruptions += 1
         elif event.name == PARKED:
             self.parks += 1
         else:
             self.failures += 1
-        self.retry_at = event.due
+        # What is due at once begins with this very event.
+        self.retry_at = None if event.due is None or event.due <= event.at else event.due
 
 
 class OpenWait:
@@ -161,17 +166,17 @@ class Body:
         """Apply what reached the run, one event at a time, until the run has ended.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C hit the body's code. Nothing of this turn may be
-                recorded: the body is dropped, and must be made again from its history.
+            KeyboardInterrupt, SystemExit: a signal hit the body's code. Nothing of this turn may
+                be recorded: the body is dropped, and must be made again from its history.
         """
         try:
             for item in inbox:
                 if self.outcome is None and not self._is_stale(item):
                     self._apply(self.script.record(item, self._when(item)), item.value)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             self.script.take()
             self.created, self.ended = [], []
-            self.loop.muted = True  # the host gets the KeyboardInterrupt
+            self.loop.muted = True  # the host gets the exception
             self.abandon()
             raise
 
@@ -191,6 +196,11 @@ class Body:
         self.script.let_go()
         if self.hooks is not None:
             self.hooks.let_go()
+
+    @property
+    def payloads(self) -> Payloads:
+        """How the run's values become bytes."""
+        return self._payloads
 
     @property
     def started(self) -> bool:
@@ -416,6 +426,7 @@ class Body:
 _TAKE: dict[int, Callable[[Body, Event, object], None]] = {
     EventKind.RUN_STARTED: Body._take_start,
     EventKind.STEP_RETRYING: Body._take_retry,
+    STEP_STARTED: Body._take_retry,
     EventKind.STEP_COMPLETED: Body._take_result,
     EventKind.STEP_FAILED: Body._take_failure,
     WAIT_COMPLETED: Body._take_wait_end,

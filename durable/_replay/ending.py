@@ -6,7 +6,6 @@ Owns the judgement alone; the body records it, or holds it against the recorded 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Any
 
 from durable._replay.events import Event, EventKind
@@ -36,8 +35,8 @@ def cancelled_ending(request: Event, payloads: Payloads) -> Ending:
     """Return how a run ends as `request` asks: cancelled, or failed at its deadline."""
     if request.name != "deadline":
         return EventKind.RUN_CANCELLED, request.payload
-    came = datetime.fromtimestamp(request.at // 1_000_000, UTC).isoformat()
-    late = WorkflowTimeoutError(f"the run was not finished when its deadline came, at {came}")
+    came = "its deadline came" if request.payload is None else request.payload.decode()
+    late = WorkflowTimeoutError(f"the run was not finished when {came}")
     return EventKind.RUN_FAILED, payloads.encode_error(late)
 
 

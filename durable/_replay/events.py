@@ -28,6 +28,7 @@ class EventKind(IntEnum):
     STEP_FAILED = 13
     STEP_CANCELLED = 14
     STEP_YIELDED = 15
+    STEP_STARTED = 16  # of an attempt that did not begin at once, but when it was due
     WAIT_CREATED = 20
     WAIT_COMPLETED = 21
     HOOK_CREATED = 30
@@ -47,8 +48,9 @@ class Event(NamedTuple):
     """One immutable fact of one run.
 
     `seq` is dense per run and starts at 1. `ref` is the `seq` of the event that this
-    one answers (0 = none). `at` and `due` are UTC microseconds; `due` is the resume
-    time of a wait or of the next attempt. `payload` is an encoded value.
+    one answers (0 = none); that of `run_created` is the `origin` of its `RunSpec`. `at`
+    and `due` are UTC microseconds; `due` is the resume time of a wait or of the next
+    attempt. `payload` is an encoded value.
     """
 
     seq: int
@@ -62,7 +64,8 @@ class Event(NamedTuple):
 
 # The kinds of every step and wait, as plain names: looking a member up costs more.
 STEP_CREATED, STEP_COMPLETED = EventKind.STEP_CREATED, EventKind.STEP_COMPLETED
-STEP_RETRYING, CANCEL_REQUESTED = EventKind.STEP_RETRYING, EventKind.CANCEL_REQUESTED
+STEP_RETRYING, STEP_STARTED = EventKind.STEP_RETRYING, EventKind.STEP_STARTED
+CANCEL_REQUESTED = EventKind.CANCEL_REQUESTED
 WAIT_CREATED, WAIT_COMPLETED = EventKind.WAIT_CREATED, EventKind.WAIT_COMPLETED
 
 TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_FAILED, EventKind.RUN_CANCELLED})
@@ -80,7 +83,7 @@ COMMANDS = frozenset(
 )
 
 # Recorded for people and for recovery; replay steps over them.
-NOTES = frozenset({EventKind.RUN_CREATED, EventKind.STEP_RETRYING})
+NOTES = frozenset({EventKind.RUN_CREATED, EventKind.STEP_RETRYING, EventKind.STEP_STARTED})
 
 # What may follow what: an answer kind and the kind of event that it must refer to.
 ANSWERS = {

@@ -27,6 +27,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import Any, NoReturn, Protocol, TypeVarTuple
 
+from durable._base.signals import is_from_signal
 from durable._replay.siblings import ENSURE_FUTURE, siblings
 from durable._replay.source import Place, creator
 from durable.errors import DurationError, NotInBodyError
@@ -188,11 +189,11 @@ class BodyLoop(asyncio.AbstractEventLoop):
                 continue
             try:
                 handle._context.run(handle._callback, *handle._args)
-            except SystemExit:
-                pass  # the task that raised it holds it as its exception; the host must live on
-            except KeyboardInterrupt:
-                self.halt()  # Ctrl-C happened to land here: it is the host's
-                raise
+            except (SystemExit, KeyboardInterrupt) as error:
+                # The task that raised it holds it as its exception; the host must live on.
+                if is_from_signal(error):
+                    self.halt()  # a signal happened to land here: it is the host's
+                    raise
             except BaseException as error:
                 self.call_exception_handler({"message": "a callback failed", "exception": error})
 

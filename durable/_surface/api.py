@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any, ParamSpec, TypeVar, overload
 
 from durable._authoring.context import current_body
@@ -21,7 +23,7 @@ from durable._base.ids import new_run_id
 from durable._engine.ports import RunSpec
 from durable._surface.current import Access, current_runtime
 from durable._surface.run import Run
-from durable.errors import DurableError, NotAWorkflowError
+from durable.errors import DurableError, NotAWorkflowError, SerializationError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -169,7 +171,9 @@ def _specify(
         )
     payload = access.payloads.encode_call(given, kwargs)
     run_id = options.run_id or new_run_id(_clock.wall_us())
-    return RunSpec(run_id, definition.name, payload, options, definition=definition)
+    # Should the owner be lost, the creation is repeated and may find its own run.
+    origin = secrets.randbits(62) if options.on_conflict == "raise" else 0
+    return RunSpec(run_id, definition.name, payload, options, origin=origin, definition=definition)
 
 
 def resolve(workflow: object) -> Workflow[..., Any]:
@@ -197,7 +201,23 @@ async def _start_in_body(calls: Sequence[Call]) -> list[Run[Any]]:
         # the step; what the code itself gets wrong is told at once.
         if not isinstance(workflow, str):
             resolve(workflow).bind(args, kwargs)
-    return await _start_children(list(calls), get_workflow_metadata().root_id)
+    try:
+        return await _start_children(list(calls), get_workflow_metadata().root_id)
+    except SerializationError as error:
+        refused = error
+    _name_culprit(calls)
+    raise refused
+
+
+def _name_culprit(calls: Sequence[Call]) -> None:
+    """Raise what is wrong with the arguments of a child, by their places in its own call.
+
+    The step that starts children holds them inside its own argument, and names that.
+    """
+    body = current_body()
+    assert body is not None
+    for _, args, kwargs in calls:
+        body.payloads.encode_call(args, kwargs)
 
 
 async def _start_in_step(calls: list[Call], root_id: str) -> list[Run[Any]]:
@@ -215,9 +235,15 @@ async def _start_in_step(calls: list[Call], root_id: str) -> list[Run[Any]]:
                 options=replace(spec.options, run_id=child_id),
                 parent_id=parent.run_id,
                 root_id=root_id,
+                origin=_origin(parent.step_id),
             )
         )
     return await _record(access, specs)
+
+
+def _origin(step_id: str) -> int:
+    """Return what tells the children of a step from others, the same in each of its attempts."""
+    return int.from_bytes(sha256(step_id.encode()).digest()[:8], "big") >> 2 or 1
 
 
 _start_children: Step[[list[Call], str], list[Run[Any]]] = Step(

@@ -15,11 +15,11 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock, SystemClock
+from durable._engine.commands import resumed
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
 from durable._engine.remote import RemoteEngine
@@ -33,7 +33,6 @@ from durable._journal.records import (
     BLOCKED,
     CANCELLED,
     FINISHED,
-    PENDING,
     RUNNING,
     RowOp,
     RunEvent,
@@ -43,10 +42,11 @@ from durable._journal.records import (
 )
 from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
+from durable._surface.scoped import Scoped
 from durable.errors import JournalError, RuntimeNotRunningError, WorkflowRunNotFoundError
 
 
-class Bystander:
+class Bystander(Scoped):
     """A journal opened for reading only; handles of runs can be asked through it.
 
     Args:
@@ -72,18 +72,6 @@ class Bystander:
         journal, self._journal = self._journal, None
         if journal is not None:
             await journal.close()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     @property
     def reader(self) -> Reader:
@@ -177,12 +165,10 @@ class Unowned:
             return
         if row.status != BLOCKED and row.started_at is not None:
             raise self._needs_its_code(run_id, "cancelled")
-        last = await self._journal.reader.last_event(row.pk, run_id)
-        if last is None:
-            raise WorkflowRunNotFoundError(run_id)
-        at = max(self._clock.wall_us(), last.at)
+        seq = await self._journal.reader.last_seq(row.pk)  # the last event may be damaged
+        at = max(self._clock.wall_us(), row.created_at)
         payload = None if reason is None else reason.encode()
-        event = Event(last.seq + 1, EventKind.RUN_CANCELLED, 0, "", at, None, payload)
+        event = Event(seq + 1, EventKind.RUN_CANCELLED, 0, "", at, None, payload)
         state = RunState(CANCELLED, row.started_at, at, None, _expiry(row, at), None, row.pk)
         freed = [RowOp("release_hooks", (row.pk,))]
         await self._perform([RunEvent(row.pk, run_id, event)], state, freed)
@@ -198,8 +184,7 @@ class Unowned:
         """Let a blocked run try again at the next opening; see `EnginePort`."""
         row = await self._row(run_id)
         if row.status == BLOCKED:
-            status = PENDING if row.started_at is None else RUNNING
-            await self._perform([], RunState(status, row.started_at, None, 0, None, None, row.pk))
+            await self._perform([], resumed(row))
 
     async def _row(self, run_id: str) -> RunRow:
         row = await self._journal.reader.run_by_id(run_id)

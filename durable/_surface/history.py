@@ -89,7 +89,7 @@ def _shown(access: Access, event: Event) -> HistoryEvent:
         kind=kind.label,
         name=event.name.replace("\n", " ").strip(),  # of a mailbox, and its dedupe key
         at=from_us(event.at),
-        ref=event.ref or None,
+        ref=event.ref if event.ref and kind != EventKind.RUN_CREATED else None,
         due=None if event.due is None else from_us(event.due),
         value=None if event.payload is None else _value(access, kind, event.payload),
     )

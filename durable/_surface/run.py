@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
 
-from durable._authoring.context import current_body
+from durable._authoring.context import current_attempt, current_body
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
 from durable._authoring.writable import check_namespace
@@ -67,12 +67,29 @@ class Run(Generic[R]):
             WorkflowRunBlockedError: it cannot go on before somebody acts.
             WorkflowRunNotFoundError: there is no such run.
             TimeoutError: `timeout` is over. DurationError: it is not usable.
+            WrongContextError: asked by the run itself, in its body or in one of its steps.
         """
         seconds = None if timeout is None else parse_duration(timeout, what="timeout") / 1e6
+        self._refuse_own()
         if current_body() is not None:
             return cast(R, await _in_body_result(self.run_id, seconds))
         access = await self._way()
         return cast(R, _outcome(access, await self._end(await access.port(), seconds)))
+
+    def _refuse_own(self) -> None:
+        """Raise if the run asks for its own result: it would wait for ever, and silently."""
+        body, attempt = current_body(), current_attempt.get()
+        if body is not None:
+            asking, where = body.run_id, "its body"
+        elif attempt is not None:
+            asking, where = attempt.metadata.run_id, f"its step {attempt.metadata.name}"
+        else:
+            return
+        if asking == self.run_id:
+            raise WrongContextError(
+                f"run {self.run_id} asks for its own result, in {where}, and would wait for itself "
+                "for ever: ask from outside of the run, or start another run and ask that one"
+            )
 
     async def _end(self, port: EnginePort, seconds: float | None) -> RunEnd:
         limit = asyncio.timeout(seconds)

@@ -11,8 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from durable._authoring.workflow import Workflow
 from durable._base.clock import Clock, SystemClock
@@ -34,6 +33,7 @@ from durable._surface.options import Duration, check_codec, check_durability, en
 from durable._surface.place import Place
 from durable._surface.port import CurrentPort
 from durable._surface.run import Run
+from durable._surface.scoped import Scoped
 from durable.errors import ForkedJournalError, RuntimeClosedError, RuntimeNotRunningError
 
 P = ParamSpec("P")
@@ -45,7 +45,7 @@ logger = logging.getLogger("durable")
 _RETRY_SECONDS, _RETRY_SECONDS_MAX = 1.0, 60.0
 
 
-class Runtime:
+class Runtime(Scoped):
     """Runs workflows from one journal inside the running event loop.
 
     Args:
@@ -113,19 +113,6 @@ class Runtime:
         self._closed = False
 
     # --- opening and closing -----------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # Ctrl-C and its kin end the program: it is not kept waiting for attempts.
-        await self.close(drain=kind is None or issubclass(kind, Exception))
 
     async def open(self) -> None:
         """Open the journal in the running loop and recover; ``async with`` does this.
@@ -348,15 +335,20 @@ class Runtime:
         self._require_open()
         return (await begin(self, [(workflow, args, kwargs)]))[0]
 
+    @overload
     async def start_many(
-        self,
-        workflow: Workflow[..., R] | str,
-        arguments: Iterable[Sequence[Any] | Mapping[str, Any]],
-        /,
-    ) -> list[Run[R]]:
+        self, workflow: Workflow[..., R], arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> list[Run[R]]: ...
+    @overload
+    async def start_many(
+        self, workflow: str, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> list[Run[Any]]: ...
+    async def start_many(
+        self, workflow: Any, arguments: Iterable[Sequence[Any] | Mapping[str, Any]], /
+    ) -> list[Run[Any]]:
         """Start one run for each set of arguments; see `durable.start_many`."""
         self._require_open()
-        return cast("list[Run[R]]", await begin(self, calls_of(workflow, arguments)))
+        return await begin(self, calls_of(workflow, arguments))
 
     def get_run(self, run_id: str) -> Run[Any]:
         """Return the handle of a run of this journal; lazy."""

@@ -41,6 +41,7 @@ from durable._surface.hook_info import HookInfo
 from durable._surface.options import Duration
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
+from durable._surface.scoped import may_drain
 from durable.errors import (
     ForkedJournalError,
     RuntimeClosedError,
@@ -103,7 +104,7 @@ class SyncRuntime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(drain=may_drain(kind))
 
     def open(self) -> None:
         """Open the journal and recover; `with` does it.
@@ -117,14 +118,16 @@ class SyncRuntime:
         host.open()
         self._host = host
 
-    def close(self) -> None:
+    def close(self, *, drain: bool = True) -> None:
         """Drain running attempts up to the deadline, park the rest, end the thread.
 
         Takes at most `drain_seconds` and 10 seconds; the journal is safe either way.
-        Closing what is closed does nothing.
+        With `drain` False running attempts get no more time. Closing what is closed does
+        nothing.
         """
         if self._host is not None:
-            self._host.close(self._drain_seconds + _CLOSE_SECONDS)
+            seconds = self._drain_seconds if drain else 0.0
+            self._host.close(seconds + _CLOSE_SECONDS, drain=drain)
 
     @overload
     def start(
@@ -294,6 +297,7 @@ class _Host:
         self._loop: AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ending = False
+        self._drain = True
         self._pid = os.getpid()
         self.over = False
 
@@ -302,7 +306,7 @@ class _Host:
         try:
             self._ready.result()
         except BaseException:  # Ctrl-C included: then nobody will close it
-            self.close(0.0)
+            self.close(0.0, drain=False)
             raise
 
     def _work(self) -> None:
@@ -327,6 +331,7 @@ class _Host:
             self._ready.set_result(None)
             await self._stop.wait()
             self.over = True
+            await self.runtime.close(drain=self._drain)
 
     def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await `make()` on the loop and return its result; blocks the calling thread."""
@@ -358,10 +363,11 @@ class _Host:
         finally:
             waiting.cancel()  # Ctrl-C ends the waiting on the loop as well; else it is done
 
-    def close(self, seconds: float) -> None:
+    def close(self, seconds: float, *, drain: bool) -> None:
         """End the runtime, the loop and the thread; give up waiting after so many seconds."""
         if self._pid != os.getpid():
             return  # the thread is the parent's
+        self._drain = drain
         self._ending = True  # seen by the thread, or else it has put the event there
         loop, stop = self._loop, self._stop
         if loop is not None and stop is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from durable import step, workflow
 from durable._authoring import registry
-from durable.errors import WorkflowRunFailedError
+from durable.errors import DurableError, SerializationError, WorkflowRunFailedError
 from durable.testing import VirtualClock
 from tests.engine.rig import AT_ONCE, opened, quiet, without_workflow
 
@@ -55,6 +57,70 @@ async def test_odd_values_fail_their_run_and_hang_nothing(journal_path: Path, od
     async with opened(journal_path) as rt:
         with pytest.raises(WorkflowRunFailedError):
             await (await rt.start(flow, oddly)).result(timeout=5)
+
+
+class Ends:
+    """Raises what ends programs, when it is stored or when it is loaded."""
+
+    def __init__(self, kind: type[BaseException], when: str) -> None:
+        self.kind = kind
+        self.when = when
+
+    def __reduce__(self) -> Any:
+        if self.when == "stored":
+            raise self.kind("on purpose")
+        return (_raise, (self.kind,))
+
+
+def _raise(kind: type[BaseException]) -> None:
+    raise kind("on purpose")
+
+
+@step(max_retries=0)
+async def give(value: Any) -> Any:
+    """Return what a body cannot hold."""
+    return Ends(*value)
+
+
+@workflow(name="odd.ends")
+async def ends(place: str, kind: type[BaseException], when: str) -> Any:
+    """Let a value raise as an argument, as a step's result, or as the run's."""
+    if place == "argument":
+        await give(Ends(kind, when))
+    if place == "step":
+        await give((kind, when))
+    return Ends(kind, when)
+
+
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Let Ctrl-C raise in whatever code it hits, as in a program without `asyncio.run`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("place", ["argument", "step", "result"])
+@pytest.mark.parametrize("when", ["stored", "loaded"])
+@pytest.mark.usefixtures("ctrl_c_raises")
+async def test_value_that_raises_what_ends_programs_ends_or_parks_its_run_alone(
+    journal_path: Path, kind: type[BaseException], place: str, when: str
+) -> None:
+    """The host's loop and other runs go on."""
+    async with opened(journal_path) as rt:
+        run = await rt.start(ends, place, kind, when)
+        with pytest.raises(DurableError) as refused:
+            await run.result(timeout=5)
+        told = f"{refused.value} {refused.value.__cause__}"
+        assert kind.__name__ in told
+        assert "on purpose" in told
+        expected = {"argument": "blocked", "step": "blocked", "result": "completed"}[place]
+        assert await run.status() == ("failed" if when == "stored" else expected)
+        with pytest.raises(SerializationError, match=r"args\[0\] cannot be stored"):
+            await rt.start(flow, Ends(kind, "stored"))
+        with pytest.raises(WorkflowRunFailedError):
+            await (await rt.start(flow, oddly=True)).result(timeout=5)
 
 
 @workflow(name="odd.later")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+import traceback
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -351,23 +354,71 @@ async def test_grandchildren_keep_the_root(journal_path: Path) -> None:
         assert (parent_id, root_id) == (middle_id, run.run_id)
 
 
+@pytest.mark.parametrize("options", [{}, {"on_conflict": "raise", "run_id": "mine"}])
 async def test_child_interrupted_while_being_started_is_not_started_twice(
-    journal_path: Path, virtual_clock: VirtualClock
+    journal_path: Path, virtual_clock: VirtualClock, options: dict[str, Any]
 ) -> None:
     """The crash comes after the child is recorded and before the parent knows."""
 
     @workflow
     async def lonely() -> str:
-        return (await start(child, 1)).run_id
+        return (await start(child.options(**options), 1)).run_id
 
     async with crashing(journal_path, virtual_clock) as rt:
         run = await rt.start(lonely)
-        while await count_rows(rt) < 2:  # one turn of the loop at a time
-            await asyncio.sleep(0)
+        with closing(sqlite3.connect(journal_path)) as beside:
+            while beside.execute("SELECT count(*) FROM runs").fetchone() != (2,):
+                await asyncio.sleep(0)  # one turn of the loop at a time
     async with opened(journal_path, virtual_clock) as rt:
-        child_id = await rt.get_run(run.run_id).result()
+        run = rt.get_run(run.run_id)
+        child_id = await run.result()
+        assert (await kinds(run)).count("step_retrying") == 1
         assert await rt.get_run(child_id).result() == (1, run.run_id, run.run_id)
         assert await count_rows(rt) == 2
+
+
+async def test_only_the_step_that_started_a_child_knows_it_as_its_own(journal_path: Path) -> None:
+    """A second start under the same id is a conflict, also in the same body."""
+
+    @workflow
+    async def twice() -> list[str]:
+        ids = []
+        for _ in range(2):
+            try:
+                started = await start(noting.options(run_id="one", on_conflict="raise"))
+                ids.append(started.run_id)
+            except RunExistsError:
+                ids.append("refused")
+        return ids
+
+    async with opened(journal_path) as rt:
+        assert await (await rt.start(twice)).result() == ["one", "refused"]
+        created = (await rt.get_run("one").events())[0]
+        assert (created.kind, created.ref) == ("run_created", None)
+
+
+async def test_unserialisable_argument_of_a_child_is_named_by_its_place_in_the_call(
+    journal_path: Path,
+) -> None:
+    """Not by its place in the step that starts children; it can be caught, and is on replay."""
+
+    @workflow
+    async def parent(many: bool) -> list[Any]:
+        try:
+            if many:
+                await start_many(noting, [(1,), {"more": {"conn": threading.Lock()}}])
+            else:
+                await start(noting, {"conn": threading.Lock()})
+        except SerializationError as error:
+            shown = "".join(traceback.format_exception(error))
+            return [error.path, str(error).partition(" ")[0], "args[0][0]" in shown]
+        return []
+
+    async with opened(journal_path) as rt:
+        for many, path in ((False, 'args[0]["conn"]'), (True, 'kwargs["more"]["conn"]')):
+            run = await rt.start(parent, many)
+            assert await run.result() == [path, path, False]
+            assert "step_created" not in await kinds(run)
 
 
 async def test_child_may_have_options_and_an_id_of_its_own(

@@ -250,7 +250,7 @@ async def test_failure_of_the_body_reaches_the_caller_with_its_type(journal_path
     assert "in broken" in failed.value.traceback_text
 
 
-@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit])
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, KeyboardInterrupt])
 async def test_body_that_raises_what_ends_programs_fails_alone(
     journal_path: Path, kind: type[BaseException]
 ) -> None:

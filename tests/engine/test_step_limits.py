@@ -64,6 +64,12 @@ async def quiet_but_running(rt: Any) -> None:
     await settle()
 
 
+def limited(rt: Any) -> int:
+    """Count the running attempts whose time is limited."""
+    attempts = [each for run in rt._engine.scheduler for each in run.attempts.values()]
+    return sum(each.timeout is not None for each in attempts)
+
+
 async def test_async_attempt_that_resists_cancelling_is_given_up(
     journal_path: Path, virtual_clock: VirtualClock
 ) -> None:
@@ -120,7 +126,7 @@ async def test_thread_attempt_is_abandoned_at_its_timeout_and_its_late_result_dr
 
     async with opened(journal_path, virtual_clock) as rt:
         run = await rt.start(calling(slow))
-        await quiet_but_running(rt)
+        await until(lambda: limited(rt))
         await virtual_clock.advance(5)
         assert await run.result() == "attempt 2"
         gate.set()
@@ -152,9 +158,77 @@ async def test_process_attempt_is_killed_at_its_timeout(
     async with opened(journal_path, virtual_clock) as rt:
         run = await rt.start(caller)
         await until(mark.exists)
+        await until(lambda: limited(rt))
         await virtual_clock.advance(5)
         assert await run.result(20) == "second"
         assert (await kinds(run)).count("step_retrying") == 1
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+async def test_limit_of_an_attempt_begins_when_it_begins_to_run(
+    journal_path: Path, virtual_clock: VirtualClock, tmp_path: Path, executor: Any
+) -> None:
+    """Waiting for a thread or a process uses none of it up; nor is the queue its beginning."""
+
+    @step(executor=executor)
+    def first(began: str, gate: str) -> None:
+        import pathlib
+        import time
+
+        pathlib.Path(began).touch()
+        while not pathlib.Path(gate).exists():
+            time.sleep(0.001)
+
+    @step(executor=executor, timeout=5, max_retries=0)
+    def second() -> str:
+        return "in time"
+
+    @workflow
+    async def caller() -> str:
+        before = asyncio.create_task(first(str(tmp_path / "began"), str(tmp_path / "gate")))
+        await asyncio.sleep(0)
+        answer = await second()
+        await before
+        return answer
+
+    async with opened(journal_path, virtual_clock, threads=1, processes=1) as rt:
+        run = await rt.start(caller)
+        await until((tmp_path / "began").exists)
+        await virtual_clock.advance(100)
+        assert limited(rt) == 0
+        (tmp_path / "gate").touch()
+        assert await run.result(20) == "in time"
+
+
+async def test_sync_step_that_waited_for_a_thread_started_when_it_got_one(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """As its metadata tell."""
+    began, gate = threading.Event(), threading.Event()
+
+    @step
+    def first() -> None:
+        began.set()
+        gate.wait(10)
+
+    @step
+    def second() -> float:
+        return get_step_metadata().started_at.timestamp()
+
+    @workflow
+    async def caller() -> float:
+        before = asyncio.create_task(first())
+        await asyncio.sleep(0)
+        started = await second()
+        await before
+        return started
+
+    async with opened(journal_path, virtual_clock, threads=1) as rt:
+        run, created = await rt.start(caller), virtual_clock.wall_us() / 1e6
+        await until(began.is_set)
+        await virtual_clock.advance(100)
+        gate.set()
+        assert await run.result(20) == created + 100
 
 
 # --- how many at once -----------------------------------------------------------------

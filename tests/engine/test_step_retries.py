@@ -220,6 +220,23 @@ async def test_retryable_error_says_when_to_try_again(
     assert attempts == [0, seconds]
 
 
+@pytest.mark.parametrize("after", [-1, "soon", object()])
+async def test_unusable_retry_after_is_told_in_one_line(
+    journal_path: Path, virtual_clock: VirtualClock, caplog: Any, after: Any
+) -> None:
+    """It names the value and what is wrong with it; our own code is of no interest."""
+    chosen, _ = failing(RetryableError("later", retry_after=after), times=1)
+    async with opened(journal_path, virtual_clock) as rt:
+        run = await rt.start(calling(chosen))
+        await quiet(rt)
+        await virtual_clock.advance(1)
+        assert await run.result() == "done"
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert record.exc_info is None
+    assert record.getMessage().startswith(f"retry_after: {after!r} ")
+    assert record.getMessage().endswith("Trying again in a second")
+
+
 async def test_retryable_error_obeys_max_retries(journal_path: Path) -> None:
     """It sets the time of an attempt, not their number."""
     chosen, attempts = failing(RetryableError("x", retry_after=0), max_retries=2)

@@ -375,12 +375,14 @@ async def test_evicted_sleeper_can_be_woken(
 # --- deadlines ------------------------------------------------------------------------
 
 
-async def assert_timed_out(run: Any) -> None:
-    """The run failed at its deadline."""
+async def assert_timed_out(run: Any, seconds: int) -> None:
+    """The run failed at its deadline, so long after the clock's beginning, and says so."""
     with pytest.raises(WorkflowRunFailedError) as failed:
         await run.result(5)
     assert isinstance(failed.value.__cause__, WorkflowTimeoutError)
     assert isinstance(failed.value.__cause__, TimeoutError)
+    moment = (datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).isoformat()
+    assert f"its deadline came, at {moment}" in str(failed.value.__cause__)
 
 
 async def test_run_fails_at_its_deadline_after_its_clean_up(
@@ -405,7 +407,7 @@ async def test_run_fails_at_its_deadline_after_its_clean_up(
         assert await runs[0].result() == "in time"
         assert await runs[1].status() == "running"
         await elapse(rt, virtual_clock, 3, 1)
-        await assert_timed_out(runs[1])
+        await assert_timed_out(runs[1], 60)
     assert seen == [50, 500]
 
 
@@ -425,7 +427,7 @@ async def test_deadline_survives_a_restart(
             await elapse(rt, virtual_clock, 80)
             assert await run.status() == "running"
         await elapse(rt, virtual_clock, 10)
-        await assert_timed_out(run)
+        await assert_timed_out(run, 100)
 
 
 async def test_run_whose_deadline_passed_before_it_began_fails_without_beginning(
@@ -444,7 +446,7 @@ async def test_run_whose_deadline_passed_before_it_began_fails_without_beginning
     async with opened(journal_path, virtual_clock) as rt:
         await quiet(rt)
         run = rt.get_run(run.run_id)
-        await assert_timed_out(run)
+        await assert_timed_out(run, 150)
         assert await kinds(run) == ["run_created", "run_failed"]
     assert ran == []
 

@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from durable import Runtime, get_run, start
-from durable.errors import RuntimeClosedError
+from durable.errors import RunExistsError, RuntimeClosedError
 from tests.ownership.flows import Here, held, napping, overlaps, sleeps, total
 from tests.ownership.peers import Peers, until
 
@@ -108,13 +109,8 @@ async def test_client_takes_over_from_an_owner_that_closes(
     assert not list(overlaps(here.ledger.facts()))
 
 
-async def test_start_that_the_dying_owner_had_recorded_makes_no_second_run(
-    peers: Peers, journal_path: Path, here: Here
-) -> None:
-    """The client asks again under the same id, and finds its own run."""
-    # The owner dies with the run on record and its answer unsent.
-    owner = await peers.start(
-        prelude="""
+# An owner that dies with a new run on record and its answer unsent.
+DYING = """
 import durable._engine.remote as remote, signal
 class Dying(remote.Created):
     def __getattribute__(self, name):
@@ -123,14 +119,26 @@ class Dying(remote.Created):
 import durable._engine.births as births
 births.Created = Dying
 """
-    )
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"on_conflict": "raise"}, {"on_conflict": "raise", "run_id": "mine"}]
+)
+async def test_start_that_the_dying_owner_had_recorded_makes_no_second_run(
+    peers: Peers, journal_path: Path, here: Here, options: dict[str, Any]
+) -> None:
+    """The client asks again under the same id, and knows its own run, which is no conflict."""
+    owner = await peers.start(prelude=DYING)
     async with Runtime(journal_path) as client:
         here.gates["a"].set()
-        run = await start(held, "a", before=3)
+        run = await start(held.options(**options), "a", before=3)
         assert await run == os.getpid()
         assert client.is_owner
         assert await owner.gone() == -signal.SIGKILL
         assert await client.reader.max_pk() == 1
+        if "run_id" in options:
+            with pytest.raises(RunExistsError):  # the next one is not its own
+                await start(held.options(**options), "a", before=3)
     facts = here.ledger.facts()
     assert not list(overlaps(facts))
     assert len([fact for fact in facts if fact.what == "end"]) == 4

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import pickle
+import signal
 import sys
 
 import pytest
@@ -261,8 +262,9 @@ def test_cancelled_run_may_clean_up_with_steps() -> None:
 
 
 def test_deadline_is_named_by_its_moment() -> None:
-    """The error tells when it came."""
-    request = Event(5, EventKind.CANCEL_REQUESTED, 0, "deadline", START_US, None, None)
+    """The error tells when it came, which its request has on record."""
+    came = b"its deadline came, at 2024-01-01T00:00:00+00:00"
+    request = Event(5, EventKind.CANCEL_REQUESTED, 0, "deadline", START_US, None, came)
     kind, payload = cancelled_ending(request, Pickled())
     assert kind == EventKind.RUN_FAILED
     assert payload is not None
@@ -370,7 +372,7 @@ def test_system_exit_in_a_body_fails_the_run_and_spares_the_host() -> None:
 
 def test_ctrl_c_in_a_body_is_the_hosts_and_records_nothing_of_that_turn() -> None:
     """The signal may hit any line of the body; the run goes on from its history."""
-    hit = [KeyboardInterrupt()]
+    hit = [signal.SIGINT]
     cleaned = []
 
     async def body() -> object:
@@ -387,13 +389,15 @@ def test_ctrl_c_in_a_body_is_the_hosts_and_records_nothing_of_that_turn() -> Non
 
     async def computes() -> None:
         if hit:
-            raise hit.pop()
+            signal.raise_signal(hit.pop())
 
     world = start(body)
     before = list(world.recording.history)
     step = next(iter(world.body.steps))
+    before_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         world.body.activate([answer(step)])
+    signal.signal(signal.SIGINT, before_handler)
     assert world.body.script.take() == [] and world.body.created == []
     (wait,) = world.body.waits
     world.body.activate([Inbound(EventKind.WAIT_COMPLETED, wait)])

@@ -251,6 +251,44 @@ def test_ctrl_c_in_a_blocked_result_leaves_the_run_going(journal_path: Path) -> 
     assert sorted(out.splitlines()) == ["done", "finally", "interrupted True 1"]
 
 
+began, gate = threading.Event(), threading.Event()
+
+
+@step
+def held() -> str:
+    """Run until the test lets it go."""
+    began.set()
+    gate.wait(2 * WAIT)
+    return "done"
+
+
+@workflow
+async def sync_held() -> str:
+    """One step that is running when the block is left."""
+    return await held()
+
+
+def test_ctrl_c_in_the_block_does_not_wait_for_running_steps(journal_path: Path) -> None:
+    """The program is about to end; an error in the block waits for them as its end does."""
+    for kind in (KeyboardInterrupt, SystemExit, ValueError):
+        began.clear()
+        gate.clear()
+        lately = threading.Timer(0.2 if kind is ValueError else WAIT, gate.set)
+        with pytest.raises(kind), SyncRuntime(journal_path, drain_seconds=2 * WAIT) as rt:
+            run = rt.start(sync_held)
+            began.wait(WAIT)
+            lately.start()
+            raise kind
+        assert gate.is_set() is (kind is ValueError)
+        lately.cancel()
+        gate.set()
+        with SyncRuntime(journal_path) as rt:
+            again = rt.get_run(run.run_id)
+            assert again.result(WAIT) == "done"
+            notes = [event.name for event in again.events() if event.kind == "step_retrying"]
+            assert notes == ([] if kind is ValueError else ["parked"])
+
+
 def test_program_that_ends_without_closing_ends_at_once_and_loses_nothing(
     journal_path: Path,
 ) -> None:

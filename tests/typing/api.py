@@ -203,6 +203,8 @@ async def runtimes() -> None:
         assert_type(runtime, Runtime)
         assert_type(await runtime.start(fulfil, "A-17"), Run[str])
         await runtime.start(fulfil)  # type: ignore[call-overload]
+        assert_type(await runtime.start_many(fulfil, [("A-17",)]), list[Run[str]])
+        assert_type(await runtime.start_many("nightly", [()]), list[Run[Any]])
         runtime.get_run("run_1")
     Runtime("app.db", durability="never")  # type: ignore[arg-type]
 
