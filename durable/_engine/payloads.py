@@ -11,9 +11,6 @@ from durable._journal.codec import Codec
 from durable._journal.failure import decode_failure, encode_failure
 from durable.errors import SerializationError, StepFailedError, WorkflowRunFailedError
 
-# Values of exactly these types cannot be changed, so by-value needs no copy.
-SCALARS = frozenset({int, str, bool, float, bytes, type(None)})
-
 
 class EnginePayloads:
     """Implements `durable._replay.body.Payloads`."""
@@ -71,8 +68,3 @@ class EnginePayloads:
 
 def _refused(root: str, error: BaseException) -> SerializationError:
     return SerializationError(f"{root} cannot be stored: pickling it raised {error!r}", root)
-
-
-def immutable(value: Any) -> bool:
-    """Tell whether `value` may cross by reference."""
-    return type(value) in SCALARS

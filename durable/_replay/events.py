@@ -60,10 +60,11 @@ class Event(NamedTuple):
     payload: bytes | None
 
 
-# The kinds of every step and wait, as plain names: looking a member up costs more.
-STEP_CREATED, STEP_COMPLETED = EventKind.STEP_CREATED, EventKind.STEP_COMPLETED
-STEP_RETRYING, CANCEL_REQUESTED = EventKind.STEP_RETRYING, EventKind.CANCEL_REQUESTED
-WAIT_CREATED, WAIT_COMPLETED = EventKind.WAIT_CREATED, EventKind.WAIT_COMPLETED
+# The kinds of every step and wait, as plain numbers: members are looked up, compared and
+# given to SQLite more slowly.
+STEP_CREATED, STEP_COMPLETED = int(EventKind.STEP_CREATED), int(EventKind.STEP_COMPLETED)
+STEP_RETRYING, CANCEL_REQUESTED = int(EventKind.STEP_RETRYING), int(EventKind.CANCEL_REQUESTED)
+WAIT_CREATED, WAIT_COMPLETED = int(EventKind.WAIT_CREATED), int(EventKind.WAIT_COMPLETED)
 
 TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_FAILED, EventKind.RUN_CANCELLED})
 
