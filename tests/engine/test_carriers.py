@@ -82,7 +82,7 @@ async def test_step_keeps_its_task_when_it_waits() -> None:
         before = asyncio.current_task()
         await asyncio.sleep(0)
         between = asyncio.current_task()
-        await asyncio.sleep(0.001)
+        await asyncio.to_thread(int)
         return before is between is asyncio.current_task() is not None
 
     world = World()
@@ -217,7 +217,7 @@ async def test_step_that_cancels_itself_is_cancelled_at_its_next_wait() -> None:
 
     async def waits() -> None:
         asyncio.current_task().cancel()  # type: ignore[union-attr]
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     world = World()
     owner = world.begin(waits)
@@ -234,8 +234,8 @@ async def test_timeouts_and_groups_work_in_steps_that_wait_and_in_those_that_do_
 
     async def slow() -> str:
         try:
-            async with asyncio.timeout(0.001):
-                await asyncio.sleep(60)
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
         except TimeoutError:
             return "late"
         return "in time"
@@ -249,7 +249,7 @@ async def test_timeouts_and_groups_work_in_steps_that_wait_and_in_those_that_do_
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_fail())
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
         except* ValueError:
             pass
         return "broken"
@@ -284,7 +284,7 @@ async def test_stack_of_a_waiting_step_can_be_printed() -> None:
     """`Task.print_stack` names the step's line."""
 
     async def waits_here() -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     world = World()
     owner = world.begin(waits_here)
