@@ -25,8 +25,8 @@ from durable._journal.records import (
     COMPLETED,
     FAILED,
     RUNNING,
+    RunRow,
     RunState,
-    RunTurn,
     Write,
 )
 from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
@@ -81,14 +81,19 @@ class Claims(Protocol):
         """Add to a turn's write what its body did with tokens."""
 
 
-class _Turn:
-    """What one activation leads to once it is durable; `done` is called by the journal."""
+class _Turn(Write):
+    """The write of one activation, and what it leads to once it is durable."""
 
     __slots__ = ("acks", "activation", "body", "created", "ended", "items", "run", "told")
 
     def __init__(
         self, activation: Activation, run: HotRun, body: Body, items: Sequence[Inbound]
     ) -> None:
+        self.done = _itself
+        self.runs = self.events = self.states = self.ops = self.changed = ()
+        self.turn = self.suspect = None
+        self.clear_suspect = False
+        self.vital = True
         self.activation = activation
         self.run = run
         self.body = body
@@ -104,7 +109,7 @@ class _Turn:
             self._disarm()
         if run.acks:
             self.acks, run.acks = run.acks, []
-        self.told: Callable[[BaseException | None], None] = _ignore
+        self.told: Callable[[BaseException | None], None] | None = None
 
     def _disarm(self) -> None:
         alarms = self.run.alarms
@@ -112,26 +117,38 @@ class _Turn:
             if isinstance(gone, OpenWait) and (alarm := alarms.pop(gone.seq, None)):
                 alarm.cancel()
 
+    def bear(self, birth: Write, row: RunRow) -> None:
+        """Create the run in the same transaction; `birth` is what would have created it."""
+        self.runs, self.events = [row], birth.events
+        self.told, self.vital = birth.done, birth.vital
+
     def answer(self, error: BaseException | None) -> None:
         """Tell those who wait for the run's next COMMIT."""
         for ack in self.acks:
             settle(ack, error)
 
-    def done(self, error: BaseException | None) -> None:
+    def settle(self, error: BaseException | None) -> None:
+        """Act on the outcome of the write, after those who have put themselves before us."""
+        if self.done is _itself:
+            self.conclude(error)
+        else:
+            super().settle(error)
+
+    def conclude(self, error: BaseException | None) -> None:
         """Act on the outcome of the write."""
         run = self.run
         run.unsaved -= 1
-        unborn = self.told is not _ignore
-        if unborn:
+        if self.told is not None:
             run.born = error is None
             self.told(error)
-        self.answer(error)
+        if self.acks:
+            self.answer(error)
         if error is None:
             self.activation.act(self)
-            if unborn and run.inbox:
+            if self.told is not None and run.inbox:
                 self.activation.ready(run)
         elif not run.gone:
-            self.activation.refused(run, error, unborn=unborn)
+            self.activation.refused(run, error, unborn=self.told is not None)
 
 
 class Activation:
@@ -141,7 +158,7 @@ class Activation:
         self, host: Host, journal: Journal, executor: Executor, timers: Timers, clock: Clock
     ) -> None:
         self._host = host
-        self._journal = journal
+        self._submit = journal.submit
         self._executor = executor
         self._timers = timers
         self._clock = clock
@@ -183,23 +200,27 @@ class Activation:
         assert body is not None
         events = body.script.take()
         turn = _Turn(self, run, body, items)
-        write, run.birth = run.birth or Write(done=_ignore, vital=True), None
-        state = self._next_state(run, body)
-        if write.runs:
-            write.runs = [with_state(run.row, state)]
+        state = run.state
+        # An attempt is under way or about to be, as before: the row says so already.
+        as_before = state.wake_at == 0 and state.status == RUNNING and body.outcome is None
+        if not as_before or not body.in_flight():
+            state = self._next_state(run, body)
+        if run.birth is not None:
+            turn.bear(run.birth, with_state(run.row, state))
+            run.birth = None
         elif state != run.state:
-            write.states = [state]
+            turn.states = [state]
         elif not events:
             turn.answer(None)
             return self._host.settled(run)
         run.state = state
         if events:
-            write.turn = RunTurn(run.row.pk, run.run_id, events)
-        turn.told, write.done = write.done, turn.done
+            turn.turn = (run.row.pk, run.run_id, events)
         if body.hooks is not None and self.hooks is not None:
-            self.hooks.record(run, body, write)
+            turn.done = turn.conclude
+            self.hooks.record(run, body, turn)
         run.unsaved += 1
-        self._journal.submit(write)
+        self._submit(turn)
 
     def _next_state(self, run: HotRun, body: Body) -> RunState:
         old = run.state
@@ -224,11 +245,9 @@ class Activation:
 
     def next_wake(self, run: HotRun, body: Body) -> int | None:
         """Return the run's `wake_at`: 0 while attempts are in flight, else the next due time."""
-        dues = []
-        for step in body.steps.values():
-            if step.retry_at is None or step.running:
-                return 0
-            dues.append(step.retry_at)
+        if body.in_flight():
+            return 0
+        dues = [step.retry_at for step in body.steps.values() if step.retry_at is not None]
         dues += [wait.due for wait in body.waits.values()]
         if run.row.deadline is not None and body.cancel_event is None:
             dues.append(run.row.deadline)
@@ -329,5 +348,5 @@ class Activation:
         return chosen
 
 
-def _ignore(error: BaseException | None) -> None:
-    """Do nothing: the engine's own writes have nobody waiting for them."""
+def _itself(error: BaseException | None) -> None:
+    """Stand for a turn's own `conclude`, which would refer to the turn that refers to it."""

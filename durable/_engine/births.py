@@ -10,7 +10,7 @@ nobody loads them from the journal a second time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from durable._base.clock import Clock
@@ -100,7 +100,7 @@ class Births:
         self._loader.admit(run, event)
         await told
 
-    async def _record(self, births: Sequence[tuple[HotRun, Event]]) -> dict[str, RunRow]:
+    async def _record(self, births: Sequence[tuple[HotRun, Event]]) -> Mapping[str, RunRow]:
         """Record runs and queue them; return the older runs found under their ids."""
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         release = self._loader.reserve([run.run_id for run, _ in births])

@@ -103,10 +103,12 @@ class Engine:
         )  # fmt: skip
         self._activation = Activation(self, journal, self._executor, self._timers, clock)
         self.scheduler = Scheduler(
-            loop, clock, self._activation.activate, self._evicted, options.idle_runs_max
-        )
+            loop, clock, self._activation.activate, self._evicted, options.idle_runs_max,
+            gate=journal.disk,
+        )  # fmt: skip
         # Straight to where they end up: every step passes here.
         self._executor.post = self._activation.post
+        self._executor.soon = self.scheduler.soon
         self._activation.ready = self.scheduler.ready
         self._suspects = Suspects(journal, self._executor.dispatch, self.block, self._timers, clock)
         self._executor.suspects = self._suspects
@@ -229,6 +231,10 @@ class Engine:
     def post(self, run: HotRun, item: Inbound) -> None:
         """Put a step's outcome into its run's inbox."""
         self._activation.post(run, item)
+
+    def soon(self, do: Callable[[Any], None], what: Any) -> None:
+        """Call `do(what)` from the host's loop, one of many in a row."""
+        self.scheduler.soon(do, what)
 
     def _has_room(self) -> bool:
         # A run that waits for another one must not keep that one out of memory.

@@ -1,6 +1,6 @@
 """Makes attempts of steps and turns each outcome into something for the run's inbox.
 
-Async steps run as tasks of the host's loop, sync ones in threads or worker processes.
+Async steps run on the host's loop, sync ones in threads or worker processes.
 What a step receives is decoded from the recorded bytes. An attempt that was given up
 (cancelled, timed out, run ended) is forgotten first, so its late result goes nowhere.
 Retries are decided here, from the step's options and the failures on record.
@@ -11,27 +11,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from types import CoroutineType
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from durable._authoring.context import StepMetadata, current_attempt, run_in_attempt
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
 from durable._base.clock import Clock, Timer
 from durable._base.signals import is_from_signal
+from durable._engine.carriers import Carriers
 from durable._engine.hot import HotRun
 from durable._engine.live_stream import Author
 from durable._engine.outlets import Channel, Outlet
-from durable._engine.payloads import EnginePayloads, immutable
+from durable._engine.payloads import EnginePayloads
 from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.streams import Streams
 from durable._engine.threads import ThreadPool, Ticket, tell
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
 from durable._replay.events import STEP_COMPLETED, STEP_RETRYING, EventKind
-from durable._replay.script import UNDECODED, Inbound
+from durable._replay.ports import SCALARS
+from durable._replay.script import UNDECODED, Inbound, inbound
 from durable.errors import (
     JournalError,
     JournalFullError,
@@ -45,6 +48,7 @@ STRAY_SECONDS = 1.0
 # When to make an attempt again that the journal's disk has cut short.
 PUT_OFF_SECONDS = 1.0
 _TROUBLE = (JournalError, JournalFullError)
+_NO_KWARGS: Final[dict[str, Any]] = {}
 
 T = TypeVar("T")
 
@@ -56,6 +60,9 @@ class Outcomes(Protocol):
 
     def post(self, run: HotRun, item: Inbound) -> None:
         """Put an outcome into the run's inbox."""
+
+    def soon(self, do: Callable[[Any], None], what: Any) -> None:
+        """Call `do(what)` from the host's loop, one of many in a row."""
 
     def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
         """Park a run whose step cannot even be begun."""
@@ -92,17 +99,15 @@ class Attempt:
     )  # fmt: skip
 
     def __init__(
-        self, run: HotRun, step: OpenStep, settings: StepOptions, runtime: object, fences: int,
-        streams: Streams,
-    ) -> None:  # fmt: skip
+        self, run: HotRun, step: OpenStep, settings: StepOptions, runtime: object, streams: Streams
+    ) -> None:
         self.run = run
-        self.fences = fences
         self.streams = streams
         self.outlet: Outlet | None = None
         self.step = step
         self.settings = settings
         self.runtime = runtime
-        self.began_us = 0
+        self.fences = self.began_us = 0  # known when it begins
         self.number = step.failures + step.interruptions + step.parks + 1
         self.forgotten = False
         self.task: asyncio.Task[None] | None = None
@@ -185,6 +190,7 @@ class Executor:
         self._threads = ThreadPool(threads_max)
         self._processes = ProcessPool(processes_max)
         self._disk = disk
+        self._carriers: Carriers[Attempt] = Carriers(loop, self._over)
         self._limits: dict[str, _Limit] = {}
         self._running: set[Attempt] = set()
         self._stopped = False
@@ -192,15 +198,16 @@ class Executor:
         self._nobody_left: asyncio.Future[None] | None = None
         self.suspects: Suspects | None = None
         self.post: Callable[[HotRun, Inbound], None] = outcomes.post
+        self.soon = outcomes.soon
 
     # --- beginning -----------------------------------------------------------------
 
     def dispatch(self, run: HotRun, step: OpenStep) -> None:
-        """Begin an attempt of `step`, or queue it behind its concurrency limit."""
-        if run.gone or self._stopped or step.running or step.seq not in _steps(run):
+        """Queue an attempt of `step`, behind its concurrency limit if it has one."""
+        body = run.body
+        if run.gone or self._stopped or step.running or body is None or step.seq not in body.steps:
             return
-        made = step.step
-        assert isinstance(made, Step)
+        made = cast("Step[..., Any]", step.step)
         if step.interruptions and self.suspects is not None and self.suspects.is_suspect(step):
             self.suspects.enqueue(run, step)
             return
@@ -211,32 +218,70 @@ class Executor:
                 limit.waiting.append((run, step))
                 return
             limit.running += 1
-        self._begin(run, step, made)
+        self._enlist(run, step, made.settings)
 
-    def _begin(self, run: HotRun, step: OpenStep, made: Step[..., Any]) -> None:
-        attempt = Attempt(run, step, made.settings, self._runtime, self._disk.fences, self._streams)
-        attempt.began_us = self._clock.wall_us()
+    def _enlist(self, run: HotRun, step: OpenStep, settings: StepOptions) -> None:
+        attempt = Attempt(run, step, settings, self._runtime, self._streams)
         run.attempts[step.seq] = attempt
         self._running.add(attempt)
-        if made.settings.waits_for_run:
+        if settings.waits_for_run:
             self.waiting_for_runs += 1
             self._outcomes.made_room()
-        try:
-            args, kwargs = self._payloads.decode_call(step.payload)
-        except PayloadDecodeError as error:
-            self._forget(attempt)
-            self._outcomes.block(run, "payload", f"the arguments of step {made.name}: {error}")
+        self.soon(self._begin, attempt)
+
+    def _begin(self, attempt: Attempt) -> None:
+        if attempt.forgotten:
             return
+        step, kwargs = attempt.step, _NO_KWARGS
+        made = cast("Step[..., Any]", step.step)
+        args = step.args
+        if args is None:
+            try:
+                args, kwargs = self._payloads.decode_call(step.payload)
+            except PayloadDecodeError as error:
+                self._forget(attempt)
+                reason = f"the arguments of step {made.name}: {error}"
+                self._outcomes.block(attempt.run, "payload", reason)
+                return
+        attempt.began_us = self._clock.wall_us()
+        attempt.fences = self._disk.fences
         context = step.context.copy()
         context.run(current_attempt.set, attempt)
         if made.is_async:
-            attempt.task = self._loop.create_task(
-                self._run_async(attempt, made, args, kwargs), context=context
-            )
+            self._begin_async(attempt, made, context, args, kwargs)
             return
         try:
             self._begin_sync(attempt, made, args, kwargs, context)
         except RuntimeError as error:  # the system gives no thread, or no worker process
+            self._fail(attempt, error)
+
+    def _begin_async(
+        self,
+        attempt: Attempt,
+        made: Step[..., Any],
+        context: Context,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        try:
+            work = context.run(made.fn, *args, **kwargs)
+        except BaseException as error:  # it does not take these arguments
+            self._over(attempt, None, error)
+            return
+        if made.settings.timeout is not None or type(work) is not CoroutineType:
+            work = self._within(attempt, made, work)
+        self._carriers.begin(attempt, work, context)
+
+    def _over(self, attempt: Attempt, value: Any, error: BaseException | None) -> None:
+        if error is None:
+            self._complete(attempt, value)
+        elif isinstance(error, asyncio.CancelledError):
+            if not attempt.forgotten:
+                self._cut_off(attempt, error)
+        elif not isinstance(error, Exception) and is_from_signal(error):
+            self._forget(attempt)  # the program is going down: the attempt was cut off
+            raise error
+        else:
             self._fail(attempt, error)
 
     def _begin_sync(
@@ -274,34 +319,13 @@ class Executor:
             late = partial(self._time_out_sync, attempt)
             attempt.timeout = self._clock.call_later(self._loop, limit, late)
 
-    async def _run_async(
-        self, attempt: Attempt, made: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        try:
-            if made.settings.timeout is None:
-                value = await made.fn(*args, **kwargs)
-            else:
-                value = await self._within(attempt, made, made.fn(*args, **kwargs))
-        except asyncio.CancelledError as error:
-            if not attempt.forgotten:
-                self._cut_off(attempt, error)
-            raise
-        except BaseException as error:
-            if not isinstance(error, Exception) and is_from_signal(error):
-                self._forget(attempt)  # the program is going down: the attempt was cut off
-                raise
-            self._fail(attempt, error)
-        else:
-            self._complete(attempt, value)
-
-    async def _within(
-        self, attempt: Attempt, made: Step[..., Any], work: Coroutine[Any, Any, Any]
-    ) -> Any:
+    async def _within(self, attempt: Attempt, made: Step[..., Any], work: Awaitable[Any]) -> Any:
+        if made.settings.timeout is None:
+            return await work
         scope = asyncio.timeout(None)
         late = partial(self._time_out_async, attempt, made, scope)
         try:
             async with scope:
-                assert made.settings.timeout is not None
                 attempt.timeout = self._clock.call_later(self._loop, made.settings.timeout, late)
                 return await work
         except TimeoutError as error:
@@ -352,11 +376,8 @@ class Executor:
         except Exception as error:  # a SerializationError, or one of the value's own code
             self._give_up(attempt, error)
             return
-        known = value if immutable(value) else UNDECODED
-        self.post(
-            attempt.run,
-            Inbound(STEP_COMPLETED, step.seq, payload=payload, value=known),
-        )
+        known = value if type(value) in SCALARS else UNDECODED
+        self.post(attempt.run, inbound((STEP_COMPLETED, step.seq, "", None, payload, known)))
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         if not self._forget(attempt):
@@ -431,7 +452,7 @@ class Executor:
             made = step.step
             if not run.gone and step.seq in _steps(run) and isinstance(made, Step):
                 limit.running += 1
-                return self._begin(run, step, made)
+                return self._enlist(run, step, made.settings)
 
     def cancel(self, run: HotRun, seq: int) -> None:
         """Give up the running attempt of a step; its late result will be discarded."""
@@ -470,6 +491,7 @@ class Executor:
     def close(self) -> None:
         """End idle threads and worker processes; never waits for a stuck one."""
         self._stopped = True
+        self._carriers.close()
         self._threads.close()
         self._processes.close()
 

@@ -5,14 +5,9 @@ This is what the engine hands to bodies and executors, so that neither knows the
 
 from __future__ import annotations
 
-from typing import Any
-
 from durable._journal.codec import Codec
 from durable._journal.failure import decode_failure, encode_failure
 from durable.errors import StepFailedError, WorkflowRunFailedError
-
-# Values of exactly these types cannot be changed, so by-value needs no copy.
-SCALARS = frozenset({int, str, bool, float, bytes, type(None)})
 
 
 class EnginePayloads:
@@ -51,8 +46,3 @@ class EnginePayloads:
         )
         error.__cause__ = failure.rebuild() or failure.remote()
         return error
-
-
-def immutable(value: Any) -> bool:
-    """Tell whether `value` may cross by reference."""
-    return type(value) in SCALARS

@@ -1,8 +1,11 @@
-"""Which run is activated next, and which idle run leaves memory.
+"""What is done next on the host's loop, and which idle run leaves memory.
 
-The ready queue is drained by one callback of the host's loop, in slices, so that other
-work of the host is not starved. Runs that have nothing to do stay in memory up to a
-cap, the least recently used leave first: nothing is lost, they are rows.
+Small things of the engine (to begin attempts, above all) and activations of runs that are
+ready are worked off by one callback of the host's loop, in slices, so that other work of
+the host is not starved. What the writes of one slice hold shares a COMMIT.
+
+Runs that have nothing to do stay in memory up to a cap, the least recently used leave
+first: nothing is lost, they are rows.
 """
 
 from __future__ import annotations
@@ -10,12 +13,24 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from durable._base.clock import Clock
 from durable._engine.hot import HotRun
+from durable._replay.stage import Stage
 
 SLICE_SECONDS = 0.005
-TURNS_PER_LOOK = 8  # at the clock
+TURNS_PER_LOOK = 4  # at the clock
+
+
+class Gate(Protocol):
+    """In front of the journal: what comes while it is shut goes through in one go."""
+
+    def shut(self) -> None:
+        """Keep writes back."""
+
+    def open(self) -> None:
+        """Let them through."""
 
 
 class Scheduler:
@@ -25,6 +40,7 @@ class Scheduler:
         activate: performs one turn of a run.
         evicted: told about each run that has left memory.
         idle_max: how many idle runs stay in memory.
+        gate: shut during each slice.
     """
 
     def __init__(
@@ -34,13 +50,17 @@ class Scheduler:
         activate: Callable[[HotRun], None],
         evicted: Callable[[HotRun], None],
         idle_max: int,
+        *,
+        gate: Gate,
     ) -> None:
         self._loop = loop
         self._clock = clock
         self._activate = activate
         self._evicted = evicted
         self._idle_max = max(1, idle_max)  # the one that was brought in last may stay
+        self._gate = gate
         self._queue: deque[HotRun] = deque()
+        self._errands: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._hot: dict[str, HotRun] = {}
         self._idle: OrderedDict[str, HotRun] = OrderedDict()
         self._waiting = False
@@ -54,8 +74,8 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether runs are queued for an activation."""
-        return bool(self._queue)
+        """Whether anything is queued."""
+        return bool(self._queue or self._errands)
 
     def get(self, run_id: str) -> HotRun | None:
         """Return the run if it is in memory."""
@@ -77,32 +97,55 @@ class Scheduler:
         run.scheduled = True
         self._idle.pop(run.run_id, None)
         self._queue.append(run)
-        if not self._waiting and not self._stopped:
+        if not self._waiting:
+            self._wake()
+
+    def soon(self, do: Callable[[Any], None], what: Any) -> None:
+        """Call `do(what)` in one of the next slices."""
+        self._errands.append((do, what))
+        if not self._waiting:
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self._stopped and (self._queue or self._errands):
             self._waiting = True
-            self._loop.call_soon(self._drain)
+            self._loop.call_soon(self._slice)
 
-    def _drain(self) -> None:
-        self._waiting = False
-        queue, end, turns = self._queue, self._clock.boot() + SLICE_SECONDS, 0
-        while queue and not self._stopped:
-            run = queue.popleft()
-            run.scheduled = False
-            if not run.gone and run.body is not None:
-                self._turn(run)
-            turns += 1
-            if queue and turns % TURNS_PER_LOOK == 0 and self._clock.boot() >= end:
-                self._waiting = True
-                self._loop.call_soon(self._drain)
-                return
-
-    def _turn(self, run: HotRun) -> None:
+    def _slice(self) -> None:
+        end = self._clock.boot() + SLICE_SECONDS
+        self._gate.shut()
         try:
-            self._activate(run)
-        except BaseException:  # Ctrl-C: the program may go on, and so do the others
-            self._waiting = bool(self._queue)
-            if self._queue:
-                self._loop.call_soon(self._drain)
-            raise
+            while self._run_errands(end) and self._queue and self._activate_runs(end):
+                pass  # what bodies do may bring further errands
+        finally:  # also after Ctrl-C: the program may go on, and so do the others
+            self._waiting = False
+            self._wake()
+            self._gate.open()
+
+    def _run_errands(self, end: float) -> bool:
+        """Return False when the slice is over."""
+        errands, boot, turns = self._errands, self._clock.boot, 0
+        while errands and not self._stopped:
+            do, what = errands.popleft()
+            do(what)
+            turns += 1
+            if turns % TURNS_PER_LOOK == 0 and boot() >= end:
+                return False
+        return not self._stopped
+
+    def _activate_runs(self, end: float) -> bool:
+        """Return False when the slice is over."""
+        queue, boot, turns = self._queue, self._clock.boot, 0
+        with Stage():
+            while queue and not self._stopped:
+                run = queue.popleft()
+                run.scheduled = False
+                if not run.gone and run.body is not None:
+                    self._activate(run)
+                turns += 1
+                if turns % TURNS_PER_LOOK == 0 and boot() >= end:
+                    return False
+        return not self._stopped
 
     def settled(self, run: HotRun) -> None:
         """Note that a run may be idle now, and make room if too many are."""
@@ -124,6 +167,5 @@ class Scheduler:
     def resume(self) -> None:
         """Undo `stop`."""
         self._stopped = False
-        if self._queue and not self._waiting:
-            self._waiting = True
-            self._loop.call_soon(self._drain)
+        if not self._waiting:
+            self._wake()

@@ -1,35 +1,38 @@
 """Performing a batch of writes on a connection, in one transaction.
 
-Owns how rows reach the tables: one executemany per kind of statement across all
-writes, rows that exist already recognised, a batch with a faulty write taken apart so
-that only this one is refused. Performing a write again changes nothing, which is what
-makes an ambiguous COMMIT harmless. Everything here runs on the driver's thread.
+Owns how rows reach the tables: few statements for the rows of all writes, rows that
+exist already recognised, a batch with a faulty write taken apart so that only this one
+is refused. Performing a write again changes nothing, which is what makes an ambiguous
+COMMIT harmless. Everything here runs on the driver's thread.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
-from durable._journal.checksum import checksum
+from durable._journal.checksum import checksum, checksum_of_run
 from durable._journal.database import transact
 from durable._journal.faults import is_disk_fault, refusal
 from durable._journal.records import RowOp, RunRow, RunState, Write
-from durable._journal.sql import QUERIES
+from durable._journal.sql import QUERIES, for_rows
 from durable._replay.events import Event
 from durable.errors import InternalError
 
-_INSERT_RUN, _INSERT_EVENT = QUERIES["insert_run"], QUERIES["insert_event"]
+_INSERT_RUN = QUERIES["insert_run"]
+# By falling number of rows. A large one runs without the interpreter's lock nearly all its time.
+_INSERT_EVENTS = [(rows, for_rows(QUERIES["insert_event"], rows)) for rows in (100, 20, 5, 2, 1)]
 _INSERT_EVENT_AGAIN = QUERIES["insert_event_again"]
 _UPDATE_STATE, _EVENT_CRC = QUERIES["update_state"], QUERIES["event_crc"]
 _RUN_BY_ID, _RUN_BY_PK = QUERIES["run_by_id"], QUERIES["run_by_pk"]
 _SET_META, _DELETE_META = QUERIES["set_meta"], QUERIES["delete_meta"]
 _STATE_OF = QUERIES["state_of"]
 
-_EventTuple = tuple[int, int, int, int, str, int, "int | None", "bytes | None", int]
+Row = tuple[int, int, int, int, str, int, "int | None", "bytes | None", int]
 
 
 class Landing(NamedTuple):
@@ -41,6 +44,7 @@ class Landing(NamedTuple):
 
 
 _LANDED = Landing()
+_NONE_SKIPPED: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -92,17 +96,17 @@ def _apply(
     conn: sqlite3.Connection, writes: Sequence[Write], tally: Tally, again: bool
 ) -> list[Landing]:
     landings = [_LANDED] * len(writes)
-    skipped = _insert_runs(conn, writes, landings, tally)
-    if any(write.events or write.turn is not None for write in writes):
-        tally.statements += 1
-        insert = _insert_events_again if again else _insert_events
-        insert(conn, event_rows(writes, skipped))
-    _update_states(conn, writes, skipped, tally)
-    for place, write in enumerate(writes):
-        if write.ops:
-            changed = _perform_ops(conn, write.ops, tally)
-            landings[place] = landings[place]._replace(changed=changed)
-    _mark_suspect(conn, writes, tally)
+    skipped = _NONE_SKIPPED
+    # Nearly all writes of a busy program hold events and nothing else.
+    more = any(w.runs or w.states or w.ops or w.clear_suspect or w.suspect for w in writes)
+    if more:
+        skipped = _insert_runs(conn, writes, landings, tally)
+    insert = _insert_events_again if again else _insert_events
+    insert(conn, event_rows(writes, skipped), tally)
+    if more:
+        _update_states(conn, writes, skipped, tally)
+        _perform_all_ops(conn, writes, landings, tally)
+        _mark_suspect(conn, writes, tally)
     return landings
 
 
@@ -141,34 +145,43 @@ def _existing(conn: sqlite3.Connection, rows: Iterable[RunRow]) -> dict[str, Run
     return found
 
 
-def event_rows(writes: Iterable[Write], skipped: frozenset[int]) -> Iterator[_EventTuple]:
-    """Yield the columns of all events, in submission order, checksum included."""
+def event_rows(writes: Iterable[Write], skipped: frozenset[int]) -> list[Row]:
+    """Return the columns of all events, in submission order, checksum included."""
+    rows: list[Row] = []
     for write in writes:
         for pk, run_id, event in write.events:
             if pk not in skipped:
-                yield _event_row(pk, run_id, event)
-        if write.turn is not None and write.turn.pk not in skipped:
-            pk, run_id, events = write.turn
-            for event in events:
-                yield _event_row(pk, run_id, event)
+                _add_rows(rows, pk, run_id, (event,))
+        if write.turn is not None and write.turn[0] not in skipped:
+            _add_rows(rows, *write.turn)
+    return rows
 
 
-def _event_row(pk: int, run_id: str, event: Event) -> _EventTuple:
-    seq, kind, ref, name, at, due, payload = event
-    # int(): sqlite3 looks for an adapter of anything that is not exactly an int.
-    return (pk, seq, int(kind), ref, name, at, due, payload, checksum(run_id, event))
+def _add_rows(rows: list[Row], pk: int, run_id: str, events: Iterable[Event]) -> None:
+    seed = checksum_of_run(run_id)
+    for event in events:
+        seq, kind, ref, name, at, due, payload = event
+        # int(): sqlite3 looks for an adapter of anything that is not exactly an int.
+        crc = checksum(seed, event)
+        rows.append((pk, seq, int(kind), ref, name, at, due, payload, crc))
 
 
-def _insert_events(conn: sqlite3.Connection, rows: Iterable[_EventTuple]) -> None:
-    conn.executemany(_INSERT_EVENT, rows)
+def _insert_events(conn: sqlite3.Connection, rows: Sequence[Row], tally: Tally) -> None:
+    """Insert many rows with few statements: each one costs a turn at the interpreter's lock."""
+    done, left = 0, len(rows)
+    for size, statement in _INSERT_EVENTS:
+        while left >= size:
+            tally.statements += 1
+            conn.execute(statement, [*chain.from_iterable(rows[done : done + size])])
+            done, left = done + size, left - size
 
 
-def _insert_events_again(conn: sqlite3.Connection, rows: Iterable[_EventTuple]) -> None:
+def _insert_events_again(conn: sqlite3.Connection, rows: Sequence[Row], tally: Tally) -> None:
     """Insert what is missing; what is there already must be the very same."""
-    wanted = list(rows)
-    if not wanted or conn.executemany(_INSERT_EVENT_AGAIN, wanted).rowcount == len(wanted):
+    tally.statements += 1
+    if conn.executemany(_INSERT_EVENT_AGAIN, rows).rowcount == len(rows):
         return
-    for row in wanted:
+    for row in rows:
         (crc,) = conn.execute(_EVENT_CRC, row[:2]).fetchone()
         if crc != row[-1]:
             raise InternalError(f"event {row[1]} of run key {row[0]} is recorded differently")
@@ -185,6 +198,15 @@ def _update_states(
     tally.statements += 1
     if conn.executemany(_UPDATE_STATE, states).rowcount != len(states):
         raise InternalError(f"a state was written for a run that is not recorded: {states[:3]}")
+
+
+def _perform_all_ops(
+    conn: sqlite3.Connection, writes: Sequence[Write], landings: list[Landing], tally: Tally
+) -> None:
+    for place, write in enumerate(writes):
+        if write.ops:
+            changed = _perform_ops(conn, write.ops, tally)
+            landings[place] = landings[place]._replace(changed=changed)
 
 
 def _perform_ops(conn: sqlite3.Connection, ops: Sequence[RowOp], tally: Tally) -> list[int]:
@@ -218,7 +240,7 @@ def _has_run(conn: sqlite3.Connection, row: RunRow) -> bool:
     return found is not None and found[1] == row.run_id
 
 
-def _has_event(conn: sqlite3.Connection, row: _EventTuple) -> bool:
+def _has_event(conn: sqlite3.Connection, row: Row) -> bool:
     found = conn.execute(_EVENT_CRC, row[:2]).fetchone()
     return found is not None and found[0] == row[-1]
 

@@ -7,13 +7,34 @@ moved to another place does not match either. It guards against accidents, not f
 
 from __future__ import annotations
 
+import struct
 from zlib import crc32
 
 Fields = tuple[int, int, int, str, int, "int | None", "bytes | None"]
 
+_pack = struct.Struct("<qqqqqq").pack
+_NO_DUE, _NO_PAYLOAD = -(2**63), -1
 
-def checksum(run_id: str, fields: Fields) -> int:
-    """Return the CRC-32 of one event; `fields` are those of `Event`, in its order."""
+
+def checksum_of_run(run_id: str) -> int:
+    """Return what the checksums of all events of a run begin with."""
+    return crc32(run_id.encode())
+
+
+def checksum(run: int, fields: Fields) -> int:
+    """Return the CRC-32 of one event of the run that `checksum_of_run` gave `run` for.
+
+    Args:
+        run: see above.
+        fields: those of `Event`, in its order.
+
+    Raises:
+        TypeError, ValueError: a column has a type that it cannot have.
+    """
     seq, kind, ref, name, at, due, payload = fields
-    head = f"{run_id}|{seq}|{kind:d}|{ref}|{at}|{due}|{name}"
-    return crc32(payload or b"", crc32(head.encode()))
+    size = _NO_PAYLOAD if payload is None else len(payload)
+    try:
+        head = _pack(seq, kind, ref, at, _NO_DUE if due is None else due, size)
+    except struct.error as error:
+        raise ValueError(str(error)) from error
+    return crc32(payload or b"", crc32(head + str.encode(name), run))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from durable._journal.checksum import checksum
+from durable._journal.checksum import checksum, checksum_of_run
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
@@ -266,22 +266,23 @@ def _read_history(
     run_id: str, after_seq: int, parameters: tuple[int, int, int], conn: sqlite3.Connection
 ) -> list[Event]:
     rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
-    return [_verified(run_id, place, row) for place, row in enumerate(rows, after_seq + 1)]
+    seed = checksum_of_run(run_id)
+    return [_verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
 
 
 def _read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
     row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
-    return None if row is None else _verified(run_id, row[0], row)
+    return None if row is None else _verified(run_id, checksum_of_run(run_id), row[0], row)
 
 
-def _verified(run_id: str, place: int, row: _StoredEvent) -> Event:
+def _verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
     seq = row[0]
     if seq != place:
         raise JournalCorruptError(
             f"the history of run {run_id} lacks event {place} (the next one is {seq}): "
             "restore the journal from a backup"
         )
-    if not _matches(run_id, row):
+    if not _matches(seed, row):
         raise JournalCorruptError(
             f"event {seq} of run {run_id} does not match its checksum: the disk or another "
             "program changed it; restore the journal from a backup"
@@ -289,8 +290,8 @@ def _verified(run_id: str, place: int, row: _StoredEvent) -> Event:
     return _EVENT(row[:7])
 
 
-def _matches(run_id: str, row: _StoredEvent) -> bool:
+def _matches(seed: int, row: _StoredEvent) -> bool:
     try:
-        return checksum(run_id, row[:7]) == row[7]
+        return checksum(seed, row[:7]) == row[7]
     except (TypeError, ValueError):
         return False  # a flipped bit may change a column's type, too

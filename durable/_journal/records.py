@@ -8,7 +8,7 @@ perform them again: rows are keyed, updates are absolute.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -66,12 +66,8 @@ class RunEvent(NamedTuple):
     event: Event
 
 
-class RunTurn(NamedTuple):
-    """The events of one activation of a run, in order; recorded after a write's `events`."""
-
-    pk: int
-    run_id: str
-    events: Sequence[Event]
+# The events of one activation of a run, in order, with its key and its id.
+RunTurn = tuple[int, str, Sequence[Event]]
 
 
 class HookRow(NamedTuple):
@@ -101,7 +97,7 @@ class Write:
     disk works again. The others fail with a `JournalError`, having recorded nothing.
 
     `runs` whose `run_id` exists already are left out together with their events, and
-    the row found is put into `existing[run_id]`.
+    the row found is then in `existing[run_id]`.
 
     `ops` are performed one by one, in the order of submission, after events and states;
     `changed` then holds how many rows each of them changed, which is 0 for one that is
@@ -112,14 +108,25 @@ class Write:
     done: Callable[[BaseException | None], None]
     runs: Sequence[RunRow] = ()
     events: Sequence[RunEvent] = ()
-    turn: RunTurn | None = None
+    turn: RunTurn | None = None  # recorded after `events`
     states: Sequence[RunState] = ()
     ops: Sequence[RowOp] = ()
     suspect: tuple[int, int] | None = None  # (pk, seq) of the step about to run alone
     clear_suspect: bool = False
     vital: bool = False
-    existing: dict[str, RunRow] = field(default_factory=dict)
+    existing: Mapping[str, RunRow] = field(default_factory=dict)
     changed: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         assert self.vital or not self.ops or self.events or self.turn is not None
+
+    def settle(self, error: BaseException | None) -> None:
+        """Tell what became of the write; called once, by the writer."""
+        # Dropped before it runs: it refers to the write, and only the garbage collector
+        # would take the two apart again.
+        done, self.done = self.done, _told
+        done(error)
+
+
+def _told(error: BaseException | None) -> None:
+    """Stand in for a `done` that has been called."""

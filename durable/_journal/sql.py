@@ -42,6 +42,12 @@ def statements(script: str) -> list[str]:
     return found
 
 
+def for_rows(insert: str, count: int) -> str:
+    """Return an INSERT of one row as an INSERT of `count` rows."""
+    head, values = insert.removesuffix(";").split("VALUES")
+    return f"{head}VALUES {', '.join([values.strip()] * count)}"
+
+
 def _compact(body: str) -> str:
     lines = (line for line in body.splitlines() if not line.startswith("--"))
     return " ".join(" ".join(lines).split())

@@ -93,7 +93,7 @@ class Writer:
         self._chores: deque[_Chore] = deque()
         self._chore_is_next = False
         self._busy = False  # a batch or a chore is in flight, or the writer is fenced
-        self._delivering = False
+        self._held = 0
         self._closed = False
         self.fences = 0
         self._faults = 0  # in a row
@@ -119,10 +119,11 @@ class Writer:
         if self._faults > 1 and not write.vital:
             # The disk is known to fail: say so now instead of letting the caller wait.
             error = translate(self._fault, self._files.path, "writing to")
-            self._loop.call_soon(self._deliver, write, error)
+            self._loop.call_soon(self._deliver_all, [(write, error)])
             return
         self._queue.append(write)
-        self._go_on()
+        if not self._busy and not self._held:
+            self._go_on()
 
     async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run `fn(connection)` between two batches and return its result.
@@ -166,7 +167,7 @@ class Writer:
     # --- batches ------------------------------------------------------------------
 
     def _go_on(self) -> None:
-        if self._busy or self._delivering:
+        if self._busy or self._held:
             return
         if self._chores and (self._chore_is_next or not self._queue):
             self._start_chore(self._chores.popleft())
@@ -181,7 +182,7 @@ class Writer:
         while self._queue and rows < _BATCH_ROWS:
             write = self._queue.popleft()
             batch.append(write)
-            turn = 0 if write.turn is None else len(write.turn.events)
+            turn = 0 if write.turn is None else len(write.turn[2])
             rows += 1 + len(write.events) + len(write.runs) + turn + len(write.ops)
         self._busy = self._chore_is_next = True
         again = self._faults > 0
@@ -219,37 +220,37 @@ class Writer:
         self._healthy()
         if self._queue:
             self._go_on()  # the disk need not wait for the callbacks
-        answers: list[tuple[Write, BaseException | None]] = []
         for write, landing in zip(batch, landings, strict=True):
             if landing.existing:
-                write.existing.update(landing.existing)
+                write.existing = landing.existing
             if landing.changed:
                 write.changed = landing.changed
-            answers.append((write, landing.refused))
-        self._deliver_all(answers)
+        self._deliver_all(zip(batch, (landing.refused for landing in landings), strict=True))
 
-    def _deliver_all(self, answers: Sequence[tuple[Write, BaseException | None]]) -> None:
+    def _deliver_all(self, answers: Iterable[tuple[Write, BaseException | None]]) -> None:
         # What callbacks submit is held until all have run, to share one COMMIT.
-        outer, self._delivering = self._delivering, True
+        self.shut()
         interruption: BaseException | None = None
         for write, error in answers:
             try:
-                self._deliver(write, error)
+                write.settle(error)
+            except Exception:
+                _log.exception("durable: a callback after a write raised; the write itself stands")
             except BaseException as raised:  # such as Ctrl-C: the others still get theirs
                 interruption = raised
-        self._delivering = outer
-        self._go_on()
+        self.open()
         if interruption is not None:
             raise interruption
 
-    def _deliver(self, write: Write, error: BaseException | None) -> None:
-        try:
-            # Dropped before it runs: it refers to the write, and only the garbage
-            # collector would take the two apart again.
-            done, write.done = write.done, _told
-            done(error)
-        except Exception:
-            _log.exception("durable: a callback after a write raised; the write itself stands")
+    def shut(self) -> None:
+        """Hold back what is submitted until `open` is called as often, to share one COMMIT."""
+        self._held += 1
+
+    def open(self) -> None:
+        """Undo one `shut`."""
+        self._held -= 1
+        if not self._busy and not self._held:
+            self._go_on()
 
     # --- chores -------------------------------------------------------------------
 
@@ -378,7 +379,3 @@ class Writer:
     def _wake_drain(self) -> None:
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
-
-
-def _told(error: BaseException | None) -> None:
-    """Stand in for a `done` that has been called."""

@@ -29,7 +29,7 @@ from durable._replay.freeze import freeze
 from durable._replay.guard import install
 from durable._replay.hooks import Hooks
 from durable._replay.loop import BodyFuture, Timer, make_loop
-from durable._replay.ports import Named, Payloads
+from durable._replay.ports import SCALARS, Named, Payloads
 from durable._replay.script import UNDECODED, Inbound, Script
 from durable._replay.source import UNKNOWN, calling_line, task_line
 
@@ -41,18 +41,29 @@ INTERRUPTED, PARKED, FAILED_ATTEMPT = "interrupted", "parked", "failed"
 
 
 class OpenStep:
-    """A step without an outcome. `payload` holds its encoded arguments."""
+    """A step without an outcome. `payload` holds its encoded arguments.
+
+    `args` are the arguments themselves where they are at hand, immutable and all there are.
+    """
 
     __slots__ = (
-        "context", "failures", "future", "interruptions", "parks", "payload", "retry_at",
+        "args", "context", "failures", "future", "interruptions", "parks", "payload", "retry_at",
         "running", "seq", "step",
     )  # fmt: skip
 
-    def __init__(self, seq: int, step: Named, future: BodyFuture, payload: bytes) -> None:
+    def __init__(
+        self,
+        seq: int,
+        step: Named,
+        future: BodyFuture,
+        payload: bytes,
+        args: tuple[Any, ...] | None = None,
+    ) -> None:
         self.seq = seq
         self.step = step
         self.future = future
         self.payload = payload
+        self.args = args
         self.context = copy_context()
         self.failures = 0
         self.interruptions = 0  # by a crash; a step that causes crashes is told by them
@@ -170,9 +181,7 @@ class Body:
                 be recorded: the body is dropped, and must be made again from its history.
         """
         try:
-            for item in inbox:
-                if self.outcome is None and not self._is_stale(item):
-                    self._apply(self.script.record(item, self._when(item)), item.value)
+            self._take_in(inbox)
         except (KeyboardInterrupt, SystemExit):
             self.script.take()
             self.created, self.ended = [], []
@@ -180,12 +189,21 @@ class Body:
             self.abandon()
             raise
 
-    def _when(self, item: Inbound) -> int:
-        # The wall clock may have been set back, yet a wait that ran its time ends after it.
-        now = self._read_now()
-        if item.kind == WAIT_COMPLETED and item.name != WOKEN:
-            return max(now, self.waits[item.ref].due)
-        return now
+    def _take_in(self, inbox: Sequence[Inbound]) -> None:
+        now, record, loop = self._read_now(), self.script.record, self.loop
+        for item in inbox:
+            at, ref = now, item.ref
+            if item.kind == WAIT_COMPLETED:
+                wait = self.waits.get(ref)
+                if wait is None:
+                    continue
+                # The wall clock may have been set back, yet a wait ends after its time.
+                at = now if item.name == WOKEN else max(now, wait.due)
+            elif ref not in self.steps and self._is_stale(item):
+                continue
+            if self.outcome is not None or loop.stopped:
+                return
+            self._apply(record(item, at), item.value)
 
     def abandon(self) -> None:
         """Drop the body as it stands, without running its `finally` blocks."""
@@ -207,6 +225,13 @@ class Body:
         """Tell whether the body's code has begun to run."""
         return self._task is not None
 
+    def in_flight(self) -> bool:
+        """Tell whether an attempt of some step is running, or is to begin at once."""
+        for step in self.steps.values():  # noqa: SIM110 - `any` costs two calls more
+            if step.running or step.retry_at is None:
+                return True
+        return False
+
     @property
     def is_stuck(self) -> bool:
         """Tell whether the body waits for itself alone: nothing recorded can wake it again."""
@@ -227,13 +252,7 @@ class Body:
     # --- applying one event ----------------------------------------------------------
 
     def _is_stale(self, item: Inbound) -> bool:
-        """Tell whether an item comes too late: what it answers is closed already."""
-        if self.loop.stopped:
-            return True
-        if item.kind == WAIT_COMPLETED:
-            return item.ref not in self.waits
-        if item.ref in self.steps:
-            return False
+        """Tell whether an item that answers no open step or wait comes too late."""
         if item.kind in _MAIL:
             return self.use_hooks().is_stale(item)
         return item.ref != 0
@@ -256,28 +275,22 @@ class Body:
         self._task = self.loop.create_task(coroutine, name="main", context=Context())
 
     def _take_result(self, event: Event, value: object) -> None:
-        step = self._close_step(event)
-        if step is not None:
-            assert event.payload is not None
-            if value is UNDECODED:
-                value = self._payloads.decode(event.payload)
-            step.future.set_result(value)
-
-    def _take_failure(self, event: Event, value: object) -> None:
-        step = self._close_step(event)
-        if step is not None:
-            assert event.payload is not None
-            attempts = step.failures + 1
-            error = self._payloads.decode_error(event.payload, step.step.name, attempts)
-            step.future.set_exception(error)
-
-    def _close_step(self, event: Event) -> OpenStep | None:
         step = self.steps.pop(event.ref, None)
         if step is None:
-            self._unexpected(event)
-        else:
-            self._note_end(step)
-        return step
+            return self._unexpected(event)
+        if value is UNDECODED:
+            assert event.payload is not None
+            value = self._payloads.decode(event.payload)
+        step.future.set_result(value)
+
+    def _take_failure(self, event: Event, value: object) -> None:
+        step = self.steps.pop(event.ref, None)
+        if step is None:
+            return self._unexpected(event)
+        assert event.payload is not None
+        attempts = step.failures + 1
+        error = self._payloads.decode_error(event.payload, step.step.name, attempts)
+        step.future.set_exception(error)
 
     def _take_wait_end(self, event: Event, value: object) -> None:
         wait = self.waits.pop(event.ref, None)
@@ -374,9 +387,13 @@ class Body:
             return future
         assert event.payload is not None
         future.seq = event.seq
-        opened = self.steps[event.seq] = OpenStep(event.seq, step, future, event.payload)
-        if not script.replaying:
-            self.created.append(opened)
+        if script.replaying:  # the recorded arguments count, not those given now
+            self.steps[event.seq] = OpenStep(event.seq, step, future, event.payload)
+            return future
+        known = None if kwargs or not SCALARS.issuperset(map(type, args)) else args
+        opened = OpenStep(event.seq, step, future, event.payload, known)
+        self.steps[event.seq] = opened
+        self.created.append(opened)
         return future
 
     def give_up(self, seq: int) -> None:

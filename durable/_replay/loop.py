@@ -18,7 +18,6 @@ or what `gather` returns, iterates in the order of their addresses.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import sys
 from asyncio import _get_running_loop, _set_running_loop
@@ -30,6 +29,7 @@ from typing import Any, NoReturn, Protocol, TypeVarTuple
 from durable._base.signals import is_from_signal
 from durable._replay.siblings import ENSURE_FUTURE, siblings
 from durable._replay.source import Place, creator
+from durable._replay.stage import Stage, on_stage
 from durable.errors import DurationError, NotInBodyError
 
 T = TypeVarTuple("T")
@@ -85,20 +85,23 @@ class Timer(asyncio.TimerHandle):
 
 
 class _Handle(asyncio.Handle):
-    """`asyncio.Handle` without debugging aids: one is made for every callback."""
+    """`asyncio.Handle` without debugging aids: one is made for every callback, by `call_soon`."""
 
     __slots__ = ()
 
-    def __init__(
-        self, callback: Callable[..., object], args: tuple[Any, ...], loop: BodyLoop, context: Any
-    ) -> None:
-        self._context = context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback, self._args = _do_nothing, ()
+
+    def __repr__(self) -> str:
+        return f"<handle of {'nothing' if self._cancelled else self._callback}>"
+
+
+_new_handle = object.__new__
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class BodyFuture(asyncio.Future[Any]):
@@ -166,20 +169,18 @@ class BodyLoop(asyncio.AbstractEventLoop):
 
     def drain(self) -> None:
         """Run callbacks until none is ready, or until `stopped` is set."""
-        host, hooks, collecting = _get_running_loop(), sys.get_asyncgen_hooks(), gc.isenabled()
-        # A collection comes at any time and would run finalizers here: those of the body's
-        # garbage out of order, and those of the host's under the guard against I/O.
-        gc.disable()
+        first, finalizer = sys.get_asyncgen_hooks()
+        if first is not on_stage:
+            with Stage():
+                return self.drain()
+        if getattr(finalizer, "__self__", None) is not self:
+            sys.set_asyncgen_hooks(finalizer=self._close_dropped)
+        host = _get_running_loop()
         _set_running_loop(self)
-        # Else the host loop would adopt the body's generators and close them at its end.
-        sys.set_asyncgen_hooks(None, self._close_dropped)
         try:
             self._run_ready()
         finally:
-            sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(host)
-            if collecting:
-                gc.enable()
 
     def _run_ready(self) -> None:
         ready: deque[Any] = self._ready
@@ -225,9 +226,11 @@ class BodyLoop(asyncio.AbstractEventLoop):
         context: Context | None = None,
     ) -> asyncio.Handle:
         """Schedule `callback` behind everything that is ready."""
-        handle = _Handle(callback, args, self, copy_context() if context is None else context)
+        handle: Any = _new_handle(_Handle)  # a constructor would cost a call
+        handle._callback, handle._args, handle._cancelled = callback, args, False
+        handle._context = copy_context() if context is None else context
         self._ready.append(handle)
-        return handle
+        return handle  # type: ignore[no-any-return]
 
     def call_later(  # type: ignore[override]
         self,
@@ -274,9 +277,8 @@ class BodyLoop(asyncio.AbstractEventLoop):
 
     def create_step_future(self) -> StepFuture:
         """Return a new future for the outcome of a step."""
-        self._order += 1
         future = StepFuture(loop=self)
-        future._order = self._order
+        future._order = self._order = self._order + 1
         future.seq = 0
         return future
 

@@ -1,11 +1,15 @@
 """What a body asks of the world around it: values as bytes, and the name of a step.
 
-Owns no behaviour; the engine and the authoring room implement these.
+Owns no behaviour (the engine and the authoring room implement these), and knows which
+values may cross by reference.
 """
 
 from __future__ import annotations
 
 from typing import Any, Protocol
+
+# Values of exactly these types cannot be changed, so by-value needs no copy.
+SCALARS = frozenset({int, str, bool, float, bytes, type(None)})
 
 
 class Payloads(Protocol):

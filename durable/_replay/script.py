@@ -10,6 +10,7 @@ they happened: that order is the history.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from durable._replay.events import COMMANDS, NOTES, TERMINAL, Event, EventKind
@@ -28,12 +29,18 @@ class Inbound(NamedTuple):
     `value` is the decoded payload where the sender has it at hand and it is immutable.
     """
 
-    kind: EventKind
+    kind: int
     ref: int = 0
     name: str = ""
     due: int | None = None
     payload: bytes | None = None
     value: object = UNDECODED
+
+
+# The same from a tuple of all fields, without a Python frame.
+inbound: Callable[[tuple[int, int, str, int | None, bytes | None, object]], Inbound] = partial(
+    tuple.__new__, Inbound
+)
 
 
 class Script:
@@ -103,7 +110,7 @@ class Script:
 
     def issue(
         self,
-        kind: EventKind,
+        kind: int,
         name: str = "",
         ref: int = 0,
         due: int | None = None,
@@ -127,10 +134,11 @@ class Script:
 
     def record(self, item: Inbound, at: int) -> Event:
         """Append an inbound event that happened at `at`; journal time never decreases."""
-        self.seq += 1
-        if item.kind not in NOTES:
+        kind, ref, name, due, payload, _ = item
+        if kind not in NOTES:
             self.now_us = at = max(at, self.now_us)
-        event = _make(Event, (self.seq, item.kind, item.ref, item.name, at, item.due, item.payload))
+        self.seq += 1
+        event = _make(Event, (self.seq, kind, ref, name, at, due, payload))
         self.out.append(event)
         return event
 
