@@ -212,7 +212,8 @@ def _release(run: HotRun, hook: OpenHook) -> RowOp:
 
 
 def _mark(run: HotRun, hook: OpenHook) -> RowOp:
-    return RowOp("mark_unclaimed", (token_hash(hook.token), run.row.pk, hook.seq))
+    pk = run.row.pk
+    return RowOp("mark_unclaimed", (pk, token_hash(hook.token), pk, hook.seq))
 
 
 def _ignore(error: BaseException | None) -> None:

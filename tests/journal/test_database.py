@@ -50,7 +50,8 @@ async def test_settings_are_those_of_a_safe_journal(journal_path):
             )
             assert (name, found) == (name, (value,))
         tables = outside(journal_path, "SELECT name FROM pragma_table_list WHERE strict = 1")
-        assert {name for (name,) in tables} == {"runs", "events", "trash", "meta"}
+        names = {"runs", "events", "hooks", "trash", "meta"}
+        assert {name for (name,) in tables} == names
 
 
 def test_setting_that_is_not_accepted_refuses_the_journal(journal_path):
