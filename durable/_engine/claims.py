@@ -76,7 +76,7 @@ class Claims:
         """Add to a turn's write what its body did with tokens."""
         hooks = body.hooks
         assert hooks is not None
-        changes, asking = hooks.take_changes()
+        changes, asking = hooks.take_changes(), hooks.questions()
         ops = [_claim(run, hook) if claims else _release(run, hook) for claims, hook in changes]
         marked: Sequence[OpenHook] = ()
         if body.outcome is not None:

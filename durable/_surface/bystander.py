@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock, SystemClock
@@ -118,6 +118,9 @@ class CommandPort(Protocol):
     async def resume(self, run_id: str) -> None:
         """Let a blocked run try again."""
 
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """Give a run a payload; see `EnginePort`."""
+
 
 @asynccontextmanager
 async def commanding(path: str | os.PathLike[str]) -> AsyncIterator[CommandPort]:
@@ -200,6 +203,14 @@ class Unowned:
         if row.status == BLOCKED:
             status = PENDING if row.started_at is None else RUNNING
             await self._perform([], RunState(status, row.started_at, None, 0, None, None, row.pk))
+
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """Refuse: payloads are checked by the run's own code."""
+        raise RuntimeNotRunningError(
+            f"no process has the journal {self._journal.path} open: a payload reaches a run "
+            "only while a program that has its code is running; start that program and repeat "
+            "the command"
+        )
 
     async def _row(self, run_id: str) -> RunRow:
         row = await self._journal.reader.run_by_id(run_id)
