@@ -35,12 +35,12 @@ _Make = Callable[[Any], object]
 _Check = Callable[[Any, str], object]  # a value and its path; returns what it becomes
 
 
-def fitter(annotation: object, what: str = "payload") -> Fit | None:
+def fitter(annotation: object, where: str = "") -> Fit | None:
     """Return a function that makes values of the annotated type, None if any value goes.
 
     Args:
         annotation: a class, or anything that stands behind a colon; None for any value.
-        what: how paths begin in the messages.
+        where: how the messages begin, such as ``"mailbox 'in'"``.
 
     The function raises `HookPayloadError` for a value that does not fit.
 
@@ -50,7 +50,16 @@ def fitter(annotation: object, what: str = "payload") -> Fit | None:
     if annotation is None or annotation is Any or annotation is object:
         return None
     check = _Builder().build(annotation)
-    return lambda value: check(value, what)
+
+    def fit(value: object) -> object:
+        try:
+            return check(value, "payload")
+        except HookPayloadError as error:
+            if not where:
+                raise
+            raise HookPayloadError(f"{where}: {error}", error.path) from error.__cause__
+
+    return fit
 
 
 def type_text(annotation: object) -> str:

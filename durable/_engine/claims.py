@@ -76,7 +76,7 @@ class Claims:
         """Add to a turn's write what its body did with tokens."""
         hooks = body.hooks
         assert hooks is not None
-        changes, asking = hooks.take_changes()
+        changes, asking = hooks.take_changes(), hooks.questions()
         ops = [_claim(run, hook) if claims else _release(run, hook) for claims, hook in changes]
         marked: Sequence[OpenHook] = ()
         if body.outcome is not None:
@@ -212,7 +212,8 @@ def _release(run: HotRun, hook: OpenHook) -> RowOp:
 
 
 def _mark(run: HotRun, hook: OpenHook) -> RowOp:
-    return RowOp("mark_unclaimed", (token_hash(hook.token), run.row.pk, hook.seq))
+    pk = run.row.pk
+    return RowOp("mark_unclaimed", (pk, token_hash(hook.token), pk, hook.seq))
 
 
 def _ignore(error: BaseException | None) -> None:

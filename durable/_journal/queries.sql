@@ -170,8 +170,8 @@ INSERT INTO hooks (token_hash, run, seq) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 
 -- name: mark_unclaimed
 UPDATE runs SET wake_at = 0
-WHERE pk = ?2 AND status IN ('pending', 'running') AND NOT EXISTS (
-    SELECT 1 FROM hooks WHERE token_hash = ?1 AND run = ?2 AND seq = ?3);
+WHERE pk = ? AND status IN ('pending', 'running') AND NOT EXISTS (
+    SELECT 1 FROM hooks WHERE token_hash = ? AND run = ? AND seq = ?);
 
 -- name: release_hook
 DELETE FROM hooks WHERE token_hash = ? AND run = ? AND seq = ?;

@@ -36,7 +36,6 @@ class Hooks:
         open: hooks that are not disposed, by the number of their `hook_created`.
         boxes: mailboxes by name.
         changes: claims (True) and releases of tokens, to be recorded with the next write.
-        asking: hooks whose body has asked since the last write what became of the claim.
         unsure: kept by the engine: hooks whose claims are not durable yet.
         any_claims: whether this run may hold tokens at all.
     """
@@ -45,7 +44,7 @@ class Hooks:
         self.open: dict[int, OpenHook] = {}
         self.boxes: dict[str, Mailbox] = {}
         self.changes: list[tuple[bool, OpenHook]] = []
-        self.asking: list[OpenHook] = []
+        self._asking: list[OpenHook] = []
         self.unsure: list[OpenHook] = []
         self.any_claims = False
         self._script = script
@@ -117,7 +116,7 @@ class Hooks:
     async def find_conflict(self, hook: OpenHook) -> str | None:
         """Return the run that holds the hook's token if that is another one, else None."""
         if not hook.settled:
-            self.asking.append(hook)
+            self._asking.append(hook)
         return await hook.ask(self._loop)
 
     def box(self, name: str) -> Mailbox:
@@ -127,8 +126,8 @@ class Hooks:
     @property
     def is_waiting(self) -> bool:
         """Whether the body waits for something that can be sent to it."""
-        mail = any(box.awaited for box in (*self.boxes.values(), *self.open.values()))
-        return mail or any(hook.is_asking for hook in self.open.values())
+        boxes = (*self.boxes.values(), *self.open.values())
+        return bool(self.questions()) or any(box.awaited for box in boxes)
 
     # --- what reaches it ----------------------------------------------------------------
 
@@ -175,11 +174,16 @@ class Hooks:
         """Forget what is open, so that no reference cycle keeps the body."""
         self.open, self.boxes = {}, {}
 
-    def take_changes(self) -> tuple[list[tuple[bool, OpenHook]], list[OpenHook]]:
-        """Return and forget the claims and releases, and the hooks asked about, since last."""
-        taken = self.changes, self.asking
-        self.changes, self.asking = [], []
-        return taken
+    def take_changes(self) -> list[tuple[bool, OpenHook]]:
+        """Return and forget the claims and releases since the last call."""
+        changes, self.changes = self.changes, []
+        return changes
+
+    def questions(self) -> list[OpenHook]:
+        """Return the hooks whose body waits to hear what became of the claim."""
+        if self._asking:
+            self._asking = [hook for hook in self._asking if hook.is_asking]
+        return self._asking
 
 
 def hook_facts(payloads: Payloads, event: Event) -> dict[str, object]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from durable._replay.loop import BodyFuture, BodyLoop
 from durable._replay.script import UNDECODED
-from durable.errors import HookConflictError, HookDisposedError
+from durable.errors import HookConflictError, HookDisposedError, HookPayloadError
 
 # Makes a payload of the type that was asked for, or raises `HookPayloadError`.
 Fit = Callable[[object], object]
@@ -85,7 +85,11 @@ class Mailbox:
         if self._awake or self._waiters or not self.payloads:
             await self._wait(loop, fit)
         payload = self.payloads.popleft()
-        return payload if fit is None else fit(payload)
+        try:
+            return payload if fit is None else fit(payload)
+        except HookPayloadError as error:
+            error.payload = payload
+            raise
 
     async def _wait(self, loop: BodyLoop, fit: Fit | None) -> None:
         waiter = _Waiter(loop.create_future(), fit)

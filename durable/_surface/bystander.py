@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock, SystemClock
@@ -106,6 +106,9 @@ class CommandPort(Protocol):
     async def resume(self, run_id: str) -> None:
         """Let a blocked run try again."""
 
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """Give a run a payload; see `EnginePort`."""
+
 
 @asynccontextmanager
 async def commanding(path: str | os.PathLike[str]) -> AsyncIterator[CommandPort]:
@@ -185,6 +188,14 @@ class Unowned:
         row = await self._row(run_id)
         if row.status == BLOCKED:
             await self._perform([], resumed(row))
+
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """Refuse: payloads are checked by the run's own code."""
+        raise RuntimeNotRunningError(
+            f"no process has the journal {self._journal.path} open: a payload reaches a run "
+            "only while a program that has its code is running; start that program and repeat "
+            "the command"
+        )
 
     async def _row(self, run_id: str) -> RunRow:
         row = await self._journal.reader.run_by_id(run_id)

@@ -15,6 +15,8 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
+from durable._base.ids import new_token, token_hash, valid_text
+from durable._journal.codec import Codec
 from durable._journal.control_client import OwnerLostError
 from durable._journal.records import BLOCKED, FINISHED, RunRow
 from durable._surface.bystander import Bystander, CommandPort, commanding
@@ -22,7 +24,12 @@ from durable._surface.current import DEFAULT_PATH
 from durable._surface.history import read_events, waiting_for
 from durable._surface.listing import event_facts, history_lines, plain, run_facts, run_lines
 from durable._surface.run import Run
-from durable.errors import DurableError, JournalError, WorkflowRunNotFoundError
+from durable.errors import (
+    DurableError,
+    HookNotFoundError,
+    JournalError,
+    WorkflowRunNotFoundError,
+)
 
 STATUSES = ("pending", "running", "blocked", "completed", "failed", "cancelled")
 _TRIES = 5  # of a command whose owner went away while it was being given
@@ -79,6 +86,13 @@ def _parser() -> argparse.ArgumentParser:
     cancel.add_argument("--reason", help="kept with the run and shown to its waiters")
     _add_command(commands.add_parser("wake", help="end a run's pending sleeps now"), _wake)
     _add_command(commands.add_parser("resume", help="let a blocked run try again"), _resume)
+    answer = commands.add_parser("resume-hook", help="give an open hook its next payload")
+    answer.add_argument("token", metavar="TOKEN")
+    _add_payload(answer, _resume_hook)
+    send = commands.add_parser("send", help="send a payload to a mailbox of a run")
+    send.add_argument("run_id", metavar="RUN_ID")
+    send.add_argument("name", metavar="NAME")
+    _add_payload(send, _send)
     return parser
 
 
@@ -108,6 +122,22 @@ def _add_command(parser: argparse.ArgumentParser, ask: Ask) -> argparse.Argument
     _add_journal(parser, lambda arguments: asyncio.run(_command(arguments, ask)))
     parser.add_argument("run_id", metavar="RUN_ID")
     return parser
+
+
+def _add_payload(parser: argparse.ArgumentParser, ask: Ask) -> None:
+    _add_journal(parser, lambda arguments: _give(arguments, ask))
+    parser.add_argument("payload", metavar="JSON", type=_json, nargs="?", help="default null")
+    parser.add_argument("--key", help="a second payload under the same key has no effect")
+
+
+def _json(text: str) -> bytes:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.80} is not JSON: {error}; a text needs double quotes of its own"
+        ) from None
+    return Codec(format="json").encode(value, "payload")
 
 
 def _add_journal(
@@ -206,6 +236,35 @@ async def _resume(port: CommandPort, arguments: argparse.Namespace) -> str:
         return "it is not blocked, so there was nothing to resume"
     await port.resume(arguments.run_id)
     return "it may try again"
+
+
+def _give(arguments: argparse.Namespace, ask: Ask) -> int:
+    # One key for all tries: an owner may have recorded the payload and gone away.
+    given = arguments.key
+    arguments.key = new_token() if given is None else valid_text(given, "dedupe key")
+    arguments.payload = arguments.payload or _json("null")
+    print(asyncio.run(_ask(arguments, ask)))
+    return 0
+
+
+async def _resume_hook(port: CommandPort, arguments: argparse.Namespace) -> str:
+    async with Bystander(arguments.db) as access:
+        hook = await access.reader.hook(token_hash(arguments.token))
+    if hook is None:
+        raise HookNotFoundError(arguments.token)
+    run_id = await port.ask(
+        "resume_hook", token=arguments.token, payload=arguments.payload, key=arguments.key,
+        run_id=hook.run_id, seq=hook.seq,
+    )  # fmt: skip
+    return f"{run_id}: the payload is recorded"
+
+
+async def _send(port: CommandPort, arguments: argparse.Namespace) -> str:
+    await port.ask(
+        "send", run_id=arguments.run_id, name=valid_text(arguments.name, "mailbox name"),
+        payload=arguments.payload, key=arguments.key,
+    )  # fmt: skip
+    return f"{arguments.run_id}: the payload is recorded"
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -234,8 +234,7 @@ async def receive(name: str, type: Any = None, timeout: Duration | None = None) 
     """
     hooks = _body("receive()").use_hooks()
     valid_text(name, "mailbox name")
-    what = f"the payload in mailbox {name!r}"
-    fit = fitter(type, what)
+    fit = fitter(type, f"mailbox {name!r}")
     if timeout is None or hooks.box(name).pending > 0:
         return await hooks.receive(name, fit)
     seconds = parse_duration(timeout, what="timeout") / 1e6

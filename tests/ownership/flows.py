@@ -15,10 +15,11 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from durable import Run, get_step_metadata, sleep, step, workflow
+from durable import Run, create_hook, get_step_metadata, receive, sleep, step, workflow
 from durable.errors import WorkflowRunBlockedError
 
 
@@ -203,6 +204,22 @@ async def napping(seconds: float) -> str:
     """Sleep."""
     await sleep(seconds)
     return "slept"
+
+
+@dataclass
+class Answer:
+    """What `listening` waits for."""
+
+    number: int
+    who: str = "somebody"
+
+
+@workflow
+async def listening(token: str, count: int) -> list[Answer]:
+    """Take so many answers of one hook, then one letter."""
+    async with create_hook(Answer, token=token, metadata={"count": count}) as hook:
+        found = [await hook for _ in range(count)]
+    return [*found, await receive("last", Answer)]
 
 
 @workflow
