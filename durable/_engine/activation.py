@@ -16,6 +16,7 @@ from typing import Protocol
 
 from durable._base.clock import Clock
 from durable._engine.executor import Executor
+from durable._engine.generators import record_items
 from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.timers import Timers
 from durable._engine.watchdog import Watchdog
@@ -191,6 +192,8 @@ class Activation:
         turn.told, write.done = write.done, turn.done
         if body.hooks is not None and self.hooks is not None:
             self.hooks.record(run, body, write)
+        if run.feeds:
+            record_items(run, events, write)
         run.unsaved += 1
         self._journal.submit(write)
 

@@ -108,6 +108,7 @@ class Engine:
         # Straight to where they end up: every step passes here.
         self._executor.post = self._activation.post
         self._activation.ready = self.scheduler.ready
+        self._streams.post = self._activation.post
         self._suspects = Suspects(journal, self._executor.dispatch, self.block, self._timers, clock)
         self._executor.suspects = self._suspects
         self._commands = Commands(

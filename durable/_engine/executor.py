@@ -22,6 +22,7 @@ from durable._authoring.context import StepMetadata, current_attempt, run_in_att
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
 from durable._base.clock import Clock, Timer
+from durable._engine.generators import pour, pour_in_thread
 from durable._engine.hot import HotRun
 from durable._engine.live_stream import Author
 from durable._engine.outlets import Channel, Outlet
@@ -89,7 +90,7 @@ class Attempt:
 
     __slots__ = (
         "began_us", "fences", "forgotten", "number", "outlet", "run", "runtime", "settings",
-        "step", "streams", "task", "ticket", "timeout",
+        "step", "streams", "task", "ticket", "timeout", "yielded",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +101,7 @@ class Attempt:
         self.fences = fences
         self.streams = streams
         self.outlet: Outlet | None = None
+        self.yielded = 0
         self.step = step
         self.settings = settings
         self.runtime = runtime
@@ -121,6 +123,7 @@ class Attempt:
             started_at=from_us(self.began_us),
             run_id=self.run.run_id,
             idempotency_key=step_id,
+            yielded=self.yielded,
         )
 
     def channel(self, namespace: str, mode: str) -> Channel:
@@ -255,6 +258,8 @@ class Executor:
         done = self._sync_done(attempt)
         if made.settings.executor == "thread":
             call = partial(made.fn, *args, **kwargs)
+            if made.yields:
+                call = partial(pour_in_thread, attempt, call)
             attempt.ticket = self._threads.submit(call, done, self._loop, context=context)
         elif (error := misfit(made, args, kwargs)) is not None:
             self._forget(attempt)
@@ -268,11 +273,13 @@ class Executor:
     async def _run_async(
         self, attempt: Attempt, made: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        call = partial(pour, attempt, partial(made.fn, *args, **kwargs)) if made.yields else None
         try:
+            work = made.fn(*args, **kwargs) if call is None else call()
             if made.settings.timeout is None:
-                value = await made.fn(*args, **kwargs)
+                value = await work
             else:
-                value = await self._within(attempt, made, made.fn(*args, **kwargs))
+                value = await self._within(attempt, made, work)
         except asyncio.CancelledError as error:
             if not attempt.forgotten:
                 self._cut_off(attempt, error)

@@ -62,10 +62,15 @@ class Event(NamedTuple):
 
 # The kinds of every step and wait, as plain names: looking a member up costs more.
 STEP_CREATED, STEP_COMPLETED = EventKind.STEP_CREATED, EventKind.STEP_COMPLETED
+STEP_YIELDED = EventKind.STEP_YIELDED
 STEP_RETRYING, CANCEL_REQUESTED = EventKind.STEP_RETRYING, EventKind.CANCEL_REQUESTED
 WAIT_CREATED, WAIT_COMPLETED = EventKind.WAIT_CREATED, EventKind.WAIT_COMPLETED
 
 TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_FAILED, EventKind.RUN_CANCELLED})
+
+STEP_OUTCOMES = frozenset(
+    {EventKind.STEP_COMPLETED, EventKind.STEP_FAILED, EventKind.STEP_CANCELLED}
+)
 
 # Decided by the body: on replay the body must decide the same, in the same place.
 COMMANDS = frozenset(
@@ -88,6 +93,7 @@ ANSWERS = {
     EventKind.STEP_COMPLETED: EventKind.STEP_CREATED,
     EventKind.STEP_FAILED: EventKind.STEP_CREATED,
     EventKind.STEP_CANCELLED: EventKind.STEP_CREATED,
+    EventKind.STEP_YIELDED: EventKind.STEP_CREATED,
     EventKind.WAIT_COMPLETED: EventKind.WAIT_CREATED,
     EventKind.HOOK_RECEIVED: EventKind.HOOK_CREATED,
     EventKind.HOOK_DISPOSED: EventKind.HOOK_CREATED,
