@@ -13,6 +13,7 @@ Layers, each importing only from those below it:
 """
 
 from durable._authoring.context import StepMetadata, WorkflowMetadata
+from durable._authoring.generator import StepItems
 from durable._authoring.primitives import (
     get_step_metadata,
     get_workflow_metadata,
@@ -22,7 +23,7 @@ from durable._authoring.primitives import (
     sleep,
     uuid4,
 )
-from durable._authoring.step import Step, step
+from durable._authoring.step import GeneratorStep, Step, step
 from durable._authoring.workflow import Workflow, workflow
 from durable._authoring.writable import (
     SyncWritable,
@@ -48,6 +49,7 @@ __all__ = [
     "Codec",
     "DurableError",
     "FatalError",
+    "GeneratorStep",
     "HistoryEvent",
     "Hook",
     "HookInfo",
@@ -56,6 +58,7 @@ __all__ = [
     "RunStatus",
     "Runtime",
     "Step",
+    "StepItems",
     "StepMetadata",
     "Stream",
     "StreamChunk",

@@ -25,7 +25,8 @@ class StepMetadata:
     """Facts about the running attempt of a step.
 
     `step_id` and `idempotency_key` stay the same over all attempts, crashes included:
-    hand the key to services that de-duplicate. `attempt` counts from 1.
+    hand the key to services that de-duplicate. `attempt` counts from 1. `yielded`, in a
+    generator step, is how many items are on record from earlier attempts.
 
     Example:
         ``if get_step_metadata().attempt > 1: await bank.look_up(order)``
@@ -37,6 +38,7 @@ class StepMetadata:
     started_at: datetime
     run_id: str
     idempotency_key: str
+    yielded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 from durable._authoring.context import Attempt, current_attempt, current_body
+from durable._authoring.namespaces import check_namespace
 from durable._authoring.step import Step, StepOptions
 from durable._replay.body import Body
 from durable.errors import DurableError, WrongContextError
 
 T = TypeVar("T")
 
-NAMESPACE_CHARS_MAX = 64
 APPEND, REPLACE, ONCE = "append", "replace", "once"
 OnRetry = Literal["append", "replace"]
 
@@ -240,24 +240,6 @@ def get_sync_writable(
         return get_writable(name, on_retry=on_retry)
 
     return SyncWritable(attempt.wait_for(make), attempt.wait_for)
-
-
-def check_namespace(namespace: object) -> str:
-    """Return the name of a stream, "" for the default one.
-
-    Raises:
-        TypeError: it is no text. ValueError: it is too long or unprintable.
-    """
-    if namespace is None:
-        return ""
-    if not isinstance(namespace, str):
-        raise TypeError(f"namespace={namespace!r} must be a text, or None for the default stream")
-    if len(namespace) > NAMESPACE_CHARS_MAX or not namespace.isprintable():
-        raise ValueError(
-            f"namespace={namespace[:80]!r} is not usable: give up to {NAMESPACE_CHARS_MAX} "
-            "printable characters"
-        )
-    return namespace
 
 
 def _attempt() -> Attempt:

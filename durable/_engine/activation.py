@@ -16,6 +16,7 @@ from typing import Protocol
 
 from durable._base.clock import Clock
 from durable._engine.executor import Executor
+from durable._engine.generators import record_items
 from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.timers import Timers
 from durable._engine.watchdog import Watchdog
@@ -219,6 +220,9 @@ class Activation:
         if body.hooks is not None and self.hooks is not None:
             turn.done = turn.conclude
             self.hooks.record(run, body, turn)
+        if run.feeds:
+            turn.done = turn.conclude if turn.done is _itself else turn.done
+            record_items(run, events, turn)
         run.unsaved += 1
         self._submit(turn)
 

@@ -110,6 +110,7 @@ class Engine:
         self._executor.post = self._activation.post
         self._executor.soon = self.scheduler.soon
         self._activation.ready = self.scheduler.ready
+        self._streams.post = self._activation.post
         self._suspects = Suspects(journal, self._executor.dispatch, self.block, self._timers, clock)
         self._executor.suspects = self._suspects
         self._commands = Commands(

@@ -11,26 +11,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from functools import partial
 from types import CoroutineType
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, cast
 
-from durable._authoring.context import StepMetadata, current_attempt, run_in_attempt
-from durable._authoring.primitives import from_us
+from durable._authoring.context import current_attempt, run_in_attempt
 from durable._authoring.step import Step, StepOptions
-from durable._base.clock import Clock, Timer
+from durable._base.clock import Clock
 from durable._base.signals import is_from_signal
+from durable._engine.attempt import Attempt
 from durable._engine.carriers import Carriers
+from durable._engine.generators import pour, pour_in_thread
 from durable._engine.hot import HotRun
-from durable._engine.live_stream import Author
-from durable._engine.outlets import Channel, Outlet
 from durable._engine.payloads import EnginePayloads
 from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.streams import Streams
-from durable._engine.threads import ThreadPool, Ticket, tell
+from durable._engine.threads import ThreadPool, tell
 from durable._replay.body import FAILED_ATTEMPT, OpenStep
 from durable._replay.events import STEP_COMPLETED, STEP_RETRYING, EventKind
 from durable._replay.ports import SCALARS
@@ -40,7 +39,6 @@ from durable.errors import (
     JournalFullError,
     PayloadDecodeError,
     RuntimeClosedError,
-    WrongContextError,
 )
 
 # How long a cancelled step may go on before nobody waits for it any more.
@@ -49,8 +47,6 @@ STRAY_SECONDS = 1.0
 PUT_OFF_SECONDS = 1.0
 _TROUBLE = (JournalError, JournalFullError)
 _NO_KWARGS: Final[dict[str, Any]] = {}
-
-T = TypeVar("T")
 
 logger = logging.getLogger("durable")
 
@@ -88,63 +84,6 @@ class Suspects(Protocol):
 
     def enqueue(self, run: HotRun, step: OpenStep) -> None:
         """Dispatch it again once it is its turn."""
-
-
-class Attempt:
-    """One running attempt. `forget` makes its outcome meaningless."""
-
-    __slots__ = (
-        "began_us", "fences", "forgotten", "number", "outlet", "run", "runtime", "settings",
-        "step", "streams", "task", "ticket", "timeout",
-    )  # fmt: skip
-
-    def __init__(
-        self, run: HotRun, step: OpenStep, settings: StepOptions, runtime: object, streams: Streams
-    ) -> None:
-        self.run = run
-        self.streams = streams
-        self.outlet: Outlet | None = None
-        self.step = step
-        self.settings = settings
-        self.runtime = runtime
-        self.fences = self.began_us = 0  # known when it begins
-        self.number = step.failures + step.interruptions + step.parks + 1
-        self.forgotten = False
-        self.task: asyncio.Task[None] | None = None
-        self.ticket: Ticket | None = None
-        self.timeout: Timer | None = None
-
-    @property
-    def metadata(self) -> StepMetadata:
-        """What `get_step_metadata` answers inside the step."""
-        step_id = f"{self.run.run_id}:{self.step.seq}"
-        return StepMetadata(
-            step_id=step_id,
-            name=self.step.step.name,
-            attempt=self.number,
-            started_at=from_us(self.began_us),
-            run_id=self.run.run_id,
-            idempotency_key=step_id,
-        )
-
-    def channel(self, namespace: str, mode: str) -> Channel:
-        """Return the attempt's channel to a stream of the run.
-
-        Raises:
-            WrongContextError: called in another event loop than the one that runs us.
-        """
-        if asyncio.get_running_loop() is not self.streams.loop:
-            raise WrongContextError(
-                "a step's streams belong to the event loop of its runtime: in a loop of your own, "
-                "pass the values to a thread that uses get_sync_writable()"
-            )
-        if self.outlet is None:
-            self.outlet = self.streams.outlet(self.run, Author(self.step.seq, self.number))
-        return self.outlet.channel(namespace, mode)
-
-    def wait_for(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await `make()` on the loop that runs us; blocks the calling thread."""
-        return asyncio.run_coroutine_threadsafe(make(), self.streams.loop).result()
 
 
 class _Limit:
@@ -264,7 +203,10 @@ class Executor:
         kwargs: dict[str, Any],
     ) -> None:
         try:
-            work = context.run(made.fn, *args, **kwargs)
+            if made.yields:
+                work: Any = pour(attempt, partial(made.fn, *args, **kwargs))
+            else:
+                work = context.run(made.fn, *args, **kwargs)
         except BaseException as error:  # it does not take these arguments
             self._over(attempt, None, error)
             return
@@ -294,7 +236,10 @@ class Executor:
     ) -> None:
         done = self._sync_done(attempt)
         if made.settings.executor == "thread":
-            call = partial(self._in_thread, attempt, partial(made.fn, *args, **kwargs))
+            call = partial(made.fn, *args, **kwargs)
+            if made.yields:
+                call = partial(pour_in_thread, attempt, call)
+            call = partial(self._in_thread, attempt, call)
             attempt.ticket = self._threads.submit(call, done, self._loop, context=context)
         elif (error := misfit(made, args, kwargs)) is not None:
             self._forget(attempt)

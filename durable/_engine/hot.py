@@ -20,8 +20,8 @@ class HotRun:
     """See the module's docstring."""
 
     __slots__ = (
-        "acks", "alarms", "attempts", "begins_at", "birth", "body", "born", "definition", "gone",
-        "inbox", "loading", "row", "run_id", "scheduled", "state", "unsaved",
+        "acks", "alarms", "attempts", "begins_at", "birth", "body", "born", "definition", "feeds",
+        "gone", "inbox", "loading", "row", "run_id", "scheduled", "state", "unsaved",
     )  # fmt: skip
 
     def __init__(self, row: RunRow, definition: object = None) -> None:
@@ -34,6 +34,7 @@ class HotRun:
         self.acks: list[asyncio.Future[None]] = []  # resolved with the next activation's COMMIT
         self.alarms: dict[int, Alarm] = {}  # by the seq of their wait or step
         self.attempts: dict[int, Any] = {}
+        self.feeds: dict[int, Any] = {}  # streams of iterated generator steps, by their step
         self.birth: Write | None = None  # the write that creates the run, until it is submitted
         self.born = True  # False until the write that creates the run is durable
         self.begins_at = 0  # when it was asked to start (UTC microseconds), 0 = at once
@@ -68,6 +69,9 @@ class HotRun:
         for alarm in self.alarms.values():
             alarm.cancel()
         self.alarms.clear()
+        for feed in self.feeds.values():
+            feed.let_go()
+        self.feeds.clear()
         if self.body is not None:
             self.body.abandon()
             self.body = None

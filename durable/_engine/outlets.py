@@ -27,8 +27,8 @@ class Sources(Protocol):
 
     loop: asyncio.AbstractEventLoop
 
-    def encode(self, chunk: object) -> bytes:
-        """Return the payload of a chunk."""
+    def encode(self, value: object, root: str) -> bytes:
+        """Return the payload of a chunk, which errors call `root`."""
 
     def hold(self, key: StreamKey) -> LiveStream:
         """Return a stream, held."""
@@ -115,9 +115,9 @@ class Channel:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._opening = outlet.streams.loop.create_task(self._open())
 
-    def encode(self, chunk: object) -> bytes:
+    def encode(self, chunk: object, root: str = "chunk") -> bytes:
         """Return the payload of a chunk."""
-        return self._outlet.streams.encode(chunk)
+        return self._outlet.streams.encode(chunk, root)
 
     async def send(self, payload: bytes) -> None:
         """Write a chunk; returns once few enough are not durable yet."""
@@ -138,6 +138,13 @@ class Channel:
         if closed is None or closed.step != self._author.step:
             self._stream.put(CLOSED, self._author, None)
         await self._stream.reached(self._stream.next_index)
+
+    async def written_before(self) -> int:
+        """Return how many chunks earlier attempts of the step have written."""
+        await self._ready()
+        if not self._stream.next_index:
+            return 0
+        return await self._outlet.streams.count_of_step(self._stream.key, self._author.step)
 
     def let_go(self) -> None:
         """Note that the attempt is over."""
@@ -164,8 +171,10 @@ class Channel:
     async def _begin(self) -> None:
         streams, stream, author = self._outlet.streams, self._stream, self._author
         await streams.load(stream)
-        if author.attempt == 1 or self.mode == APPEND:
+        may_repeat = author.attempt > 1 or self.mode == REPLACE
+        if self.mode == APPEND or not may_repeat or not stream.next_index:
             return
+        await stream.reached(stream.next_index)
         written = await streams.count_of_step(stream.key, author.step)
         if written and not self._outlet.ended:
             self._done_before = self.mode == ONCE

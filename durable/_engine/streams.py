@@ -29,6 +29,7 @@ from durable._journal.chunks import (
 )
 from durable._journal.journal import Journal
 from durable._journal.records import FINISHED, RunRow
+from durable._replay.script import Inbound
 from durable.errors import RuntimeClosedError, StreamClosedError, WorkflowRunNotFoundError
 
 
@@ -38,7 +39,12 @@ class Streams:
     Args:
         find: returns a run that is in memory.
         refused: told the run whose row the journal has refused.
+
+    Attributes:
+        post: puts what a generator has yielded into its run's inbox; set by the engine.
     """
+
+    post: Callable[[HotRun, Inbound], None]
 
     def __init__(
         self,
@@ -59,9 +65,9 @@ class Streams:
         self._refused = refused
         self._live: dict[str, dict[str, LiveStream]] = {}
 
-    def encode(self, chunk: object) -> bytes:
-        """Return the payload of a chunk."""
-        return self._payloads.encode(chunk, "chunk")
+    def encode(self, value: object, root: str) -> bytes:
+        """Return the payload of a chunk, which errors call `root`."""
+        return self._payloads.encode(value, root)
 
     # --- holding --------------------------------------------------------------------------
 

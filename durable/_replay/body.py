@@ -28,7 +28,8 @@ from durable._replay.events import (
 from durable._replay.freeze import freeze
 from durable._replay.guard import install
 from durable._replay.hooks import Hooks
-from durable._replay.loop import BodyFuture, Timer, make_loop
+from durable._replay.items import ItemQueue
+from durable._replay.loop import BodyFuture, StepFuture, Timer, make_loop
 from durable._replay.ports import SCALARS, Named, Payloads
 from durable._replay.script import UNDECODED, Inbound, Script
 from durable._replay.source import UNKNOWN, calling_line, task_line
@@ -44,11 +45,12 @@ class OpenStep:
     """A step without an outcome. `payload` holds its encoded arguments.
 
     `args` are the arguments themselves where they are at hand, immutable and all there are.
+    `items` takes what a generator step yields, while the body iterates it.
     """
 
     __slots__ = (
-        "args", "context", "failures", "future", "interruptions", "parks", "payload", "retry_at",
-        "running", "seq", "step",
+        "args", "context", "failures", "future", "interruptions", "items", "parks", "payload",
+        "retry_at", "running", "seq", "step",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,7 @@ class OpenStep:
         self.parks = 0  # by an orderly stop
         self.retry_at: int | None = None  # None = the next attempt begins, or has begun
         self.running = False  # kept by the engine: an attempt is under way
+        self.items: ItemQueue | None = None
 
     @property
     def attempt(self) -> int:
@@ -281,7 +284,17 @@ class Body:
         if value is UNDECODED:
             assert event.payload is not None
             value = self._payloads.decode(event.payload)
+        if step.items is not None and value != step.items.count:
+            self.script.diverge("iterates the items, which were only counted then")
         step.future.set_result(value)
+
+    def _take_item(self, event: Event, value: object) -> None:
+        step = self.steps.get(event.ref)
+        if step is None or step.items is None:
+            self.script.diverge(f"is not iterating the step of event {event.ref}")
+            return
+        assert event.payload is not None
+        step.items.put(self._payloads.decode(event.payload) if value is UNDECODED else value)
 
     def _take_failure(self, event: Event, value: object) -> None:
         step = self.steps.pop(event.ref, None)
@@ -371,7 +384,7 @@ class Body:
         """Journal time in seconds since the run was created."""
         return (self.script.now_us - self._created_at) / 1e6
 
-    def create_step(self, step: Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BodyFuture:
+    def create_step(self, step: Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepFuture:
         """Issue a step and return the future of its outcome.
 
         Raises:
@@ -395,6 +408,14 @@ class Body:
         self.steps[event.seq] = opened
         self.created.append(opened)
         return future
+
+    def create_items(self, step: Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ItemQueue:
+        """Issue a generator step and return what takes its items."""
+        future = self.create_step(step, args, kwargs)
+        queue = ItemQueue(self.loop, future)
+        if (opened := self.steps.get(future.seq)) is not None:
+            opened.items = queue
+        return queue
 
     def give_up(self, seq: int) -> None:
         """Issue that the outcome of a step is not awaited any more, if it is open."""
@@ -446,6 +467,7 @@ _TAKE: dict[int, Callable[[Body, Event, object], None]] = {
     STEP_STARTED: Body._take_retry,
     EventKind.STEP_COMPLETED: Body._take_result,
     EventKind.STEP_FAILED: Body._take_failure,
+    EventKind.STEP_YIELDED: Body._take_item,
     WAIT_COMPLETED: Body._take_wait_end,
     EventKind.CANCEL_REQUESTED: Body._take_cancel,
     EventKind.HOOK_RECEIVED: Body._take_mail,

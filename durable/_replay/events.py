@@ -65,11 +65,16 @@ class Event(NamedTuple):
 # The kinds of every step and wait, as plain numbers: members are looked up, compared and
 # given to SQLite more slowly.
 STEP_CREATED, STEP_COMPLETED = int(EventKind.STEP_CREATED), int(EventKind.STEP_COMPLETED)
+STEP_YIELDED = int(EventKind.STEP_YIELDED)
 STEP_RETRYING, STEP_STARTED = int(EventKind.STEP_RETRYING), int(EventKind.STEP_STARTED)
 CANCEL_REQUESTED = int(EventKind.CANCEL_REQUESTED)
 WAIT_CREATED, WAIT_COMPLETED = int(EventKind.WAIT_CREATED), int(EventKind.WAIT_COMPLETED)
 
 TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_FAILED, EventKind.RUN_CANCELLED})
+
+STEP_OUTCOMES = frozenset(
+    {EventKind.STEP_COMPLETED, EventKind.STEP_FAILED, EventKind.STEP_CANCELLED}
+)
 
 # Decided by the body: on replay the body must decide the same, in the same place.
 COMMANDS = frozenset(
@@ -92,6 +97,7 @@ ANSWERS = {
     EventKind.STEP_COMPLETED: EventKind.STEP_CREATED,
     EventKind.STEP_FAILED: EventKind.STEP_CREATED,
     EventKind.STEP_CANCELLED: EventKind.STEP_CREATED,
+    EventKind.STEP_YIELDED: EventKind.STEP_CREATED,
     EventKind.WAIT_COMPLETED: EventKind.WAIT_CREATED,
     EventKind.HOOK_RECEIVED: EventKind.HOOK_CREATED,
     EventKind.HOOK_DISPOSED: EventKind.HOOK_CREATED,

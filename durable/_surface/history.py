@@ -151,7 +151,7 @@ def _open_in(history: list[Event]) -> tuple[str, ...]:
 
 def _leaves_open(event: Event) -> bool:
     claimed = event.kind == EventKind.HOOK_CONFLICT and event.payload is None
-    return claimed or event.kind == EventKind.HOOK_RECEIVED
+    return claimed or event.kind in {EventKind.HOOK_RECEIVED, EventKind.STEP_YIELDED}
 
 
 def _hook(seq: int, name: str) -> str:

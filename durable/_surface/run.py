@@ -13,9 +13,9 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
 
 from durable._authoring.context import current_attempt, current_body
+from durable._authoring.namespaces import check_namespace
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
-from durable._authoring.writable import check_namespace
 from durable._base.duration import parse_duration
 from durable._engine.ports import EnginePort, RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
