@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from durable._base.clock import Clock
+from durable._engine.attributes import keep_attributes
 from durable._engine.executor import Executor
 from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.timers import Timers
@@ -178,6 +179,8 @@ class Activation:
         turn = _Turn(self, run, body, items)
         write, run.birth = run.birth or Write(done=_ignore, vital=True), None
         state = self._next_state(run, body)
+        if body.attributes_changed:
+            keep_attributes(run, body, write)
         if write.runs:
             write.runs = [with_state(run.row, state)]
         elif state != run.state:
