@@ -19,21 +19,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from durable._journal.records import (
-    BLOCKED,
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    PENDING,
-    RUNNING,
-    RunRow,
-)
+from durable._journal.records import BLOCKED, FINISHED, PENDING, RUNNING, RunRow
 from durable._journal.sql import parse, read
 
 Position = tuple[int, int]
 Value = int | str
 
-STATUSES = (PENDING, RUNNING, BLOCKED, COMPLETED, FAILED, CANCELLED)
+UNFINISHED = (PENDING, RUNNING, BLOCKED)
+STATUSES = (*UNFINISHED, *sorted(FINISHED))
 PIECES = parse(read("selection.sql"))
 
 FIRST, LAST = (-(1 << 63), -(1 << 63)), ((1 << 63) - 1, (1 << 63) - 1)

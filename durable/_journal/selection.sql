@@ -36,12 +36,9 @@ ORDER BY created_at DESC, pk DESC LIMIT ? OFFSET ?
 -- name: oldest
 ORDER BY created_at, pk LIMIT ? OFFSET ?
 
+-- The columns of a run come in the order of records.RunRow, which is the table's.
 -- name: rows_from
-SELECT runs.pk, runs.run_id, runs.workflow, runs.status, runs.created_at, runs.started_at,
-    runs.completed_at, runs.wake_at, runs.deadline, runs.expires_at, runs.retention_us,
-    runs.parent_id, runs.root_id, runs.deployment_id, runs.attributes, runs.blocked,
-    runs.behaviour
-FROM (
+SELECT runs.* FROM (
 
 -- name: count_from
 SELECT count(*) FROM (

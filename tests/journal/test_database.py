@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from durable._journal.driver import connect
 from durable._journal.files import JournalFiles
 from durable._journal.journal import Journal
 from durable._journal.migrations import MIGRATIONS, Migration
+from durable._journal.records import RunRow
 from durable._journal.sql import QUERIES, parse, statements
 from durable.errors import JournalCorruptError, JournalError, JournalVersionError
 from tests.journal.rig import new_run, open_journal, outside
@@ -283,8 +285,11 @@ def test_every_query_is_valid_for_the_schema():
             connection.execute(statement)
     for name, query in QUERIES.items():
         named = {"before": 1, "workflow": None, "status": None, "limit": 1, "run": 1, "count": 1}
-        parameters = named if ":" in query else (None,) * query.count("?")
+        numbered = max(map(int, re.findall(r"\?(\d+)", query)), default=query.count("?"))
+        parameters = named if ":" in query else (None,) * numbered
         assert connection.execute(f"EXPLAIN {query}", parameters).fetchall(), name
+    columns = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
+    assert tuple(columns) == RunRow._fields, "selection.sql reads all columns as they lie"
     connection.close()
 
 
