@@ -34,12 +34,15 @@ from durable._authoring.writable import (
 from durable._base.backoff import Backoff
 from durable._journal.codec import Codec, Transform
 from durable._surface.api import get_run, run, start, start_many
+from durable._surface.attributes import set_attributes
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
 from durable._surface.hooks import Hook, create_hook, receive
 from durable._surface.mail import define_hook, get_hook_by_token, resume_hook, send
+from durable._surface.management import count_runs, list_runs
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
+from durable._surface.selecting import RunInfo, RunPage
 from durable._surface.streams import Stream, StreamChunk
 from durable._surface.sync import SyncRun, SyncRuntime
 from durable.errors import DurableError, FatalError, RetryableError
@@ -55,6 +58,8 @@ __all__ = [
     "HookInfo",
     "RetryableError",
     "Run",
+    "RunInfo",
+    "RunPage",
     "RunStatus",
     "Runtime",
     "Step",
@@ -69,6 +74,7 @@ __all__ = [
     "Workflow",
     "WorkflowMetadata",
     "Writable",
+    "count_runs",
     "create_hook",
     "define_hook",
     "get_hook_by_token",
@@ -77,6 +83,7 @@ __all__ = [
     "get_sync_writable",
     "get_workflow_metadata",
     "get_writable",
+    "list_runs",
     "logger",
     "now",
     "random",
@@ -84,6 +91,7 @@ __all__ = [
     "resume_hook",
     "run",
     "send",
+    "set_attributes",
     "sleep",
     "start",
     "start_many",

@@ -211,6 +211,16 @@ class WorkflowRunBlockedError(_RunError):
         self.reason = reason
 
 
+class WorkflowRunNotFinishedError(_RunError):
+    """What was asked of the run is possible only once it has ended, such as deleting it."""
+
+    def __init__(self, run_id: str, status: str) -> None:
+        super().__init__(
+            run_id, f"run {run_id} is {status}: cancel it first, or wait until it has ended"
+        )
+        self.status = status
+
+
 class RunExistsError(_RunError):
     """A run with this id exists already and `on_conflict="raise"` was asked for."""
 
@@ -309,6 +319,10 @@ class RuntimeClosedError(RuntimeNotRunningError):
 
 class DurationError(DurableError, ValueError):
     """A duration or a point in time is not usable (negative, NaN, naive, too far)."""
+
+
+class InvalidCursorError(DurableError, ValueError):
+    """A listing was given a cursor of another listing, or something that is no cursor."""
 
 
 # --- data ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from durable._authoring import registry
+from durable._authoring.attributes import check_attributes
 from durable._authoring.context import current_body
 from durable._base.clock import SystemClock
 from durable._base.duration import parse_duration, parse_instant, when
@@ -28,8 +29,7 @@ S = TypeVar("S")
 Duration = float | timedelta | str
 OnConflict = Literal["return", "raise"]
 
-ATTRIBUTES_MAX = 64
-ATTRIBUTE_CHARS_MAX = 256
+DEPLOYMENT_CHARS_MAX = 256
 KEEP_FOR_EVER = -1
 
 _clock = SystemClock()
@@ -225,26 +225,8 @@ def _check_on_conflict(value: object) -> str:
     return str(value)
 
 
-def check_attributes(value: object) -> tuple[tuple[str, str], ...]:
-    """Return attributes as sorted pairs.
-
-    Raises:
-        TypeError, ValueError: not texts, or over the limits.
-    """
-    if not isinstance(value, Mapping):
-        raise TypeError(f"attributes={value!r} must be a mapping of text to text")
-    for text in (*value.keys(), *value.values()):
-        if not isinstance(text, str):
-            raise TypeError(f"attributes: {text!r} is not a text; write str({text!r})")
-        if not 0 < len(text) <= ATTRIBUTE_CHARS_MAX:
-            raise ValueError(f"attributes: {text[:40]!r} must have 1 to 256 characters")
-    if len(value) > ATTRIBUTES_MAX:
-        raise ValueError(f"{len(value)} attributes are too many: up to {ATTRIBUTES_MAX} are kept")
-    return tuple(sorted(value.items()))
-
-
 def _check_deployment(value: object) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= ATTRIBUTE_CHARS_MAX:
+    if not isinstance(value, str) or not 0 < len(value) <= DEPLOYMENT_CHARS_MAX:
         raise TypeError(f"deployment_id={value!r} must be a text of 1 to 256 characters")
     return value
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from durable._base.clock import Clock
+from durable._engine.attributes import keep_attributes
 from durable._engine.executor import Executor
 from durable._engine.generators import record_items
 from durable._engine.hot import HotRun, settle, with_state
@@ -206,6 +207,8 @@ class Activation:
         as_before = state.wake_at == 0 and state.status == RUNNING and body.outcome is None
         if not as_before or not body.in_flight():
             state = self._next_state(run, body)
+        if body.attributes_changed:
+            keep_attributes(run, body, turn)
         if run.birth is not None:
             turn.bear(run.birth, with_state(run.row, state))
             run.birth = None

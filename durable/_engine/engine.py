@@ -17,6 +17,7 @@ from durable._authoring import registry
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock
 from durable._engine.activation import Activation
+from durable._engine.attributes import Attributes
 from durable._engine.births import Births
 from durable._engine.claims import Claims
 from durable._engine.commands import Commands
@@ -129,6 +130,7 @@ class Engine:
         )
         self._births = Births(journal, self._loader, self._recovery, payloads, clock)
         self._sweeper = Sweeper(journal, self._timers, clock)
+        self.answers["set_attributes"] = Attributes(self.scheduler, self._activation).note
 
     async def open(self) -> None:
         """Begin to recover; new runs are welcome from here on."""

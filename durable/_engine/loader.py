@@ -29,6 +29,7 @@ from durable._engine.timers import Timers
 from durable._journal.attributes import decode_attributes
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, RunRow, Write
+from durable._replay.attributes import first_attributes
 from durable._replay.body import INTERRUPTED, PARKED, Body
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
@@ -110,6 +111,7 @@ class Loader:
         run.body = Body(
             run.run_id, partial(_begin, run, main), history, self._payloads, self._clock.wall_us
         )
+        run.body.attributes = first_attributes(decode_attributes(run.row.attributes), history)
         return True
 
     # --- runs from the journal --------------------------------------------------------------
@@ -327,11 +329,12 @@ def _misfit(definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> s
 
 def _begin(run: HotRun, main: Main) -> Coroutine[Any, Any, Any]:
     assert run.body is not None
-    run.body.scratch["metadata"] = partial(_metadata, run.row, run.body.script.now_us)
+    started, attributes = run.body.script.now_us, run.body.attributes
+    run.body.scratch["metadata"] = partial(_metadata, run.row, started, attributes)
     return main()
 
 
-def _metadata(row: RunRow, started: int) -> WorkflowMetadata:
+def _metadata(row: RunRow, started: int, attributes: dict[str, str]) -> WorkflowMetadata:
     return WorkflowMetadata(
         run_id=row.run_id,
         workflow_name=row.workflow,
@@ -339,6 +342,6 @@ def _metadata(row: RunRow, started: int) -> WorkflowMetadata:
         started_at=from_us(started),
         parent_id=row.parent_id,
         root_id=row.root_id or row.run_id,
-        attributes=decode_attributes(row.attributes),
+        attributes=dict(attributes),
         deployment_id=row.deployment_id,
     )

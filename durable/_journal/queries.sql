@@ -22,6 +22,9 @@ UPDATE runs SET status = ?, started_at = ?, completed_at = ?, wake_at = ?, expir
     blocked = ?
 WHERE pk = ?;
 
+-- name: set_run_attributes
+UPDATE runs SET attributes = ? WHERE pk = ?;
+
 -- name: event_crc
 SELECT crc FROM events WHERE run = ? AND seq = ?;
 
@@ -72,15 +75,7 @@ FROM runs WHERE wake_at = 0 AND pk > ? ORDER BY pk LIMIT ?;
 -- name: blocked_runs
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
     expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
-FROM runs WHERE status = 'blocked' AND pk > ? ORDER BY pk LIMIT ?;
-
--- name: newest_runs
-SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
-    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
-FROM runs
-WHERE pk < :before AND (:workflow IS NULL OR workflow = :workflow)
-    AND (:status IS NULL OR status = :status)
-ORDER BY pk DESC LIMIT :limit;
+FROM runs INDEXED BY runs_blocked WHERE status = 'blocked' AND pk > ? ORDER BY pk LIMIT ?;
 
 -- name: next_wake
 SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL AND wake_at > ?;
@@ -144,7 +139,7 @@ SELECT max(seq) FROM events WHERE run = ?;
 
 -- name: doom_expired
 INSERT INTO trash (run)
-SELECT pk FROM runs
+SELECT pk FROM runs INDEXED BY runs_by_expiry
 WHERE expires_at IS NOT NULL AND expires_at <= ?
     AND status IN ('completed', 'failed', 'cancelled')
 ORDER BY expires_at LIMIT ?;

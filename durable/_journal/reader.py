@@ -18,6 +18,16 @@ from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
 from durable._journal.records import HookRow, RunRow
+from durable._journal.selection import (
+    COUNT_ENTRIES,
+    SCAN_ENTRIES,
+    SCAN_ENTRIES_MAX,
+    Portion,
+    Position,
+    Selection,
+    read_count,
+    read_rows,
+)
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
 from durable.errors import JournalCorruptError, JournalError
@@ -27,7 +37,6 @@ T = TypeVar("T")
 _ROW = RunRow._make
 _EVENT = Event._make
 _NO_LIMIT = -1
-_LARGEST = (1 << 63) - 1
 
 
 def _fetch(query: str) -> str:
@@ -36,7 +45,7 @@ def _fetch(query: str) -> str:
 
 _BY_ID, _BY_PK, _DUE = _fetch("run_by_id"), _fetch("run_by_pk"), _fetch("due_runs")
 _INTERRUPTED, _BLOCKED = _fetch("interrupted_runs"), _fetch("blocked_runs")
-_NEWEST, _COUNTS, _MAX_PK = _fetch("newest_runs"), _fetch("counts"), _fetch("max_pk")
+_COUNTS, _MAX_PK = _fetch("counts"), _fetch("max_pk")
 _NEXT_WAKE, _NEXT_EXPIRY = _fetch("next_wake"), _fetch("next_expiry")
 _HOOK_BY_TOKEN, _HOOKS_OF_RUN = _fetch("hook_by_token"), _fetch("hooks_of_run")
 _ANSWERS_OF = _fetch("answers_of")
@@ -137,19 +146,37 @@ class Reader:
         """Return parked runs, one page after `after_pk`."""
         return await self._runs(_BLOCKED, after_pk, limit)
 
-    async def newest_runs(
-        self,
-        before_pk: int | None = None,
-        limit: int = 100,
-        *,
-        workflow: str | None = None,
-        status: str | None = None,
-    ) -> list[RunRow]:
-        """Return runs from the newest to the oldest, one page, for listings."""
-        before = _LARGEST if before_pk is None else before_pk
-        parameters = {"before": before, "workflow": workflow, "status": status, "limit": limit}
-        rows = await self._ask(lambda conn: conn.execute(_NEWEST, parameters).fetchall())
-        return list(map(_ROW, rows))
+    async def select(
+        self, selection: Selection, order: str, after: Position | None, limit: int
+    ) -> Portion:
+        """Return up to `limit` runs of a selection, and where to go on.
+
+        Args:
+            selection: which runs.
+            order: ``"newest"`` or ``"oldest"`` first, by the time of creation.
+            after: where the page before ended; None to begin.
+        """
+        rows: list[RunRow] = []
+        entries = SCAN_ENTRIES
+        while True:  # each portion is short, and others may ask in between
+            ask = partial(read_rows, selection, order, after, limit - len(rows), entries)
+            portion = await self._ask(ask)
+            rows += portion.rows
+            after = portion.resume
+            if after is None or len(rows) == limit:
+                return Portion(rows, after)
+            entries = min(2 * entries, SCAN_ENTRIES_MAX)
+
+    async def count(self, selection: Selection) -> int:
+        """Return how many runs a selection has."""
+        found = 0
+        after: Position | None = None
+        while True:
+            portion = await self._ask(partial(read_count, selection, after, COUNT_ENTRIES))
+            found += portion.found
+            after = portion.resume
+            if after is None:
+                return found
 
     async def hook(self, token_hash: bytes) -> HookRow | None:
         """Return who holds the hook token with this hash, or None."""

@@ -25,7 +25,41 @@ CREATE TABLE runs (
 CREATE INDEX runs_by_wake ON runs (wake_at, pk) WHERE wake_at IS NOT NULL;
 CREATE INDEX runs_by_expiry ON runs (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX runs_blocked ON runs (pk) WHERE status = 'blocked';
+
+-- What listings go by; rows with one status lie in the order of their creation.
+CREATE INDEX runs_by_status ON runs (status, created_at);
 CREATE INDEX runs_by_workflow ON runs (workflow, status, created_at);
+CREATE INDEX runs_by_parent ON runs (parent_id, created_at) WHERE parent_id IS NOT NULL;
+CREATE INDEX runs_by_root ON runs (root_id, created_at) WHERE root_id IS NOT NULL;
+
+-- An index over runs.attributes, kept by triggers: whoever writes a run cannot forget it.
+CREATE TABLE attributes (
+    key        TEXT    NOT NULL,
+    value      TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    run        INTEGER NOT NULL,
+    PRIMARY KEY (key, value, created_at, run)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER attributes_of_new_run AFTER INSERT ON runs WHEN NEW.attributes IS NOT NULL
+BEGIN
+    INSERT INTO attributes (key, value, created_at, run)
+    SELECT key, value, NEW.created_at, NEW.pk FROM json_each(NEW.attributes);
+END;
+
+CREATE TRIGGER attributes_changed AFTER UPDATE OF attributes ON runs
+BEGIN
+    DELETE FROM attributes WHERE (key, value, created_at, run) IN (
+        SELECT key, value, OLD.created_at, OLD.pk FROM json_each(OLD.attributes));
+    INSERT INTO attributes (key, value, created_at, run)
+    SELECT key, value, NEW.created_at, NEW.pk FROM json_each(NEW.attributes);
+END;
+
+CREATE TRIGGER attributes_of_deleted_run AFTER DELETE ON runs WHEN OLD.attributes IS NOT NULL
+BEGIN
+    DELETE FROM attributes WHERE (key, value, created_at, run) IN (
+        SELECT key, value, OLD.created_at, OLD.pk FROM json_each(OLD.attributes));
+END;
 
 CREATE TABLE events (
     run     INTEGER NOT NULL,

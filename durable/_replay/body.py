@@ -16,6 +16,7 @@ from contextvars import Context, copy_context
 from typing import Any
 from zlib import crc32
 
+from durable._replay.attributes import take_change
 from durable._replay.ending import cancelled_ending, ending_of
 from durable._replay.events import (
     STEP_CREATED,
@@ -139,6 +140,8 @@ class Body:
         self.result: object = UNDECODED
         self.cancel_event: Event | None = None
         self.scratch: dict[str, Any] = {}
+        self.attributes: dict[str, str] = {}
+        self.attributes_changed = False  # since they were last written
         self._main = main
         self._task: asyncio.Task[Any] | None = None
         self._payloads = payloads
@@ -472,6 +475,7 @@ _TAKE: dict[int, Callable[[Body, Event, object], None]] = {
     EventKind.CANCEL_REQUESTED: Body._take_cancel,
     EventKind.HOOK_RECEIVED: Body._take_mail,
     EventKind.HOOK_CONFLICT: Body._take_conflict,
+    EventKind.ATTR_NOTED: take_change,
 }
 _MAIL = frozenset({EventKind.HOOK_RECEIVED, EventKind.HOOK_CONFLICT})
 

@@ -89,7 +89,14 @@ COMMANDS = frozenset(
 )
 
 # Recorded for people and for recovery; replay steps over them.
-NOTES = frozenset({EventKind.RUN_CREATED, EventKind.STEP_RETRYING, EventKind.STEP_STARTED})
+NOTES = frozenset(
+    {
+        EventKind.RUN_CREATED,
+        EventKind.STEP_RETRYING,
+        EventKind.STEP_STARTED,
+        EventKind.ATTR_NOTED,
+    }
+)
 
 # What may follow what: an answer kind and the kind of event that it must refer to.
 ANSWERS = {

@@ -18,11 +18,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from durable._base.ids import new_token, token_hash, valid_text
 from durable._journal.codec import Codec
 from durable._journal.control_client import OwnerLostError
-from durable._journal.records import BLOCKED, FINISHED, RunRow
+from durable._journal.records import BLOCKED, FINISHED
 from durable._surface.bystander import Bystander, CommandPort, commanding
-from durable._surface.current import DEFAULT_PATH
+from durable._surface.cli_runs import add_journal, add_runs
 from durable._surface.history import read_events, waiting_for
-from durable._surface.listing import event_facts, history_lines, plain, run_facts, run_lines
+from durable._surface.listing import event_facts, history_lines, plain, run_facts
 from durable._surface.run import Run
 from durable.errors import (
     DurableError,
@@ -31,7 +31,6 @@ from durable.errors import (
     WorkflowRunNotFoundError,
 )
 
-STATUSES = ("pending", "running", "blocked", "completed", "failed", "cancelled")
 _TRIES = 5  # of a command whose owner went away while it was being given
 
 
@@ -80,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"durable {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands.add_parser("demo", help="see a process killed and its run go on"))
-    _add_runs(commands.add_parser("runs", help="list runs, newest first"))
+    add_runs(commands.add_parser("runs", help="list runs, newest first"))
     _add_show(commands.add_parser("show", help="show one run with its history"))
     cancel = _add_command(commands.add_parser("cancel", help="cancel a run"), _cancel)
     cancel.add_argument("--reason", help="kept with the run and shown to its waiters")
@@ -101,16 +100,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(perform=_demo)
 
 
-def _add_runs(parser: argparse.ArgumentParser) -> None:
-    _add_journal(parser, _runs)
-    parser.add_argument("--status", choices=STATUSES, help="only runs with this status")
-    parser.add_argument("--workflow", metavar="NAME", help="only runs of this workflow")
-    parser.add_argument("--limit", type=_count, default=20, metavar="N", help="at most N (20)")
-    parser.add_argument("--json", action="store_true", help="as a JSON array")
-
-
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    _add_journal(parser, _show)
+    add_journal(parser, _show)
     parser.add_argument("run_id", metavar="RUN_ID")
     parser.add_argument("--json", action="store_true", help="as a JSON object")
 
@@ -119,13 +110,13 @@ Ask = Callable[[CommandPort, argparse.Namespace], Awaitable[str]]
 
 
 def _add_command(parser: argparse.ArgumentParser, ask: Ask) -> argparse.ArgumentParser:
-    _add_journal(parser, lambda arguments: asyncio.run(_command(arguments, ask)))
+    add_journal(parser, lambda arguments: asyncio.run(_command(arguments, ask)))
     parser.add_argument("run_id", metavar="RUN_ID")
     return parser
 
 
 def _add_payload(parser: argparse.ArgumentParser, ask: Ask) -> None:
-    _add_journal(parser, lambda arguments: _give(arguments, ask))
+    add_journal(parser, lambda arguments: _give(arguments, ask))
     parser.add_argument("payload", metavar="JSON", type=_json, nargs="?", help="default null")
     parser.add_argument("--key", help="a second payload under the same key has no effect")
 
@@ -140,39 +131,7 @@ def _json(text: str) -> bytes:
     return Codec(format="json").encode(value, "payload")
 
 
-def _add_journal(
-    parser: argparse.ArgumentParser, perform: Callable[[argparse.Namespace], int]
-) -> None:
-    default = os.environ.get("DURABLE_JOURNAL") or DEFAULT_PATH
-    parser.add_argument(
-        "--db", metavar="PATH", default=default, help="the journal ($DURABLE_JOURNAL, durable.db)"
-    )
-    parser.set_defaults(perform=perform)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1")
-    return min(int(text), 1_000_000)
-
-
 # --- looking ------------------------------------------------------------------------------
-
-
-def _runs(arguments: argparse.Namespace) -> int:
-    rows = asyncio.run(_listed(arguments))
-    if arguments.json:
-        print(json.dumps([run_facts(row) for row in rows], indent=2))
-    else:
-        print("\n".join(run_lines(rows)))
-    return 0
-
-
-async def _listed(arguments: argparse.Namespace) -> list[RunRow]:
-    async with Bystander(arguments.db) as access:
-        return await access.reader.newest_runs(
-            limit=arguments.limit, workflow=arguments.workflow, status=arguments.status
-        )
 
 
 def _show(arguments: argparse.Namespace) -> int:

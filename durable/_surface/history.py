@@ -13,6 +13,7 @@ from typing import Self
 from durable._authoring.primitives import from_us
 from durable._journal.failure import decode_failure
 from durable._journal.records import FINISHED, PENDING, RunRow
+from durable._replay.attributes import ATTRIBUTE_KINDS, decode_change
 from durable._replay.events import ANSWERS, Event, EventKind
 from durable._surface.current import Access
 
@@ -98,6 +99,8 @@ def _shown(access: Access, event: Event) -> HistoryEvent:
 def _value(access: Access, kind: EventKind, payload: bytes) -> object:
     if kind in _TEXTS:
         return payload.decode()
+    if kind in ATTRIBUTE_KINDS:
+        return decode_change(payload).set
     if kind in _ERRORS:
         failure = decode_failure(payload, access.payloads.codec)
         return f"{failure.error_type.removeprefix('builtins.')}: {failure.message}"

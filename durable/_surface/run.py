@@ -142,7 +142,7 @@ class Run(Generic[R]):
         )
 
     async def attributes(self) -> dict[str, str]:
-        """Return the attributes it was started with."""
+        """Return its attributes: those it was started with, and what it has set since."""
         return await self._asked(
             "attributes", lambda: self._column(lambda row: decode_attributes(row.attributes))
         )

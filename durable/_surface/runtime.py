@@ -29,6 +29,7 @@ from durable._replay.body import Body
 from durable._surface import current, endings, mail
 from durable._surface.api import begin, calls_of
 from durable._surface.hook_info import HookInfo, find
+from durable._surface.management import Managed
 from durable._surface.options import Duration, check_codec, check_durability, engine_options
 from durable._surface.place import Place
 from durable._surface.port import CurrentPort
@@ -45,7 +46,7 @@ logger = logging.getLogger("durable")
 _RETRY_SECONDS, _RETRY_SECONDS_MAX = 1.0, 60.0
 
 
-class Runtime(Scoped):
+class Runtime(Scoped, Managed):
     """Runs workflows from one journal inside the running event loop.
 
     Args:
@@ -304,6 +305,13 @@ class Runtime(Scoped):
         if self._place is None or self._place.journal is None:
             raise RuntimeNotRunningError(f"the runtime of {self.path} is still being opened")
         return self._place.journal.reader
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop in which it is open."""
+        if self._loop is None:
+            raise RuntimeNotRunningError(f"the runtime of {self.path} is not open")
+        return self._loop
 
     @property
     def is_owner(self) -> bool:

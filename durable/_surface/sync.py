@@ -9,13 +9,8 @@ wait and nothing else: the run goes on.
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import logging
-import os
-import threading
-from asyncio import AbstractEventLoop
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from os import PathLike
 from types import TracebackType
@@ -35,25 +30,18 @@ from durable._authoring.workflow import Workflow
 from durable._base.clock import Clock
 from durable._journal.codec import Codec
 from durable._journal.driver import DriverFactory
-from durable._surface.api import new_event_loop
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
 from durable._surface.options import Duration
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.scoped import may_drain
-from durable.errors import (
-    ForkedJournalError,
-    RuntimeClosedError,
-    RuntimeNotRunningError,
-    WrongContextError,
-)
+from durable._surface.selecting import Order, RunFilters, RunInfo, RunPage
+from durable._surface.sync_host import Host
+from durable.errors import RuntimeNotRunningError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
-
-logger = logging.getLogger("durable")
 
 # What closing may take beyond the runtime's own deadline for running attempts.
 _CLOSE_SECONDS = 10.0
@@ -92,7 +80,7 @@ class SyncRuntime:
     def __init__(self, path: str | PathLike[str], **options: Unpack[RuntimeOptions]) -> None:
         self._make = lambda: Runtime(path, **options)
         self._drain_seconds = options.get("drain_seconds", 5.0)
-        self._host: _Host | None = None
+        self._host: Host | None = None
 
     def __enter__(self) -> Self:
         self.open()
@@ -114,7 +102,7 @@ class SyncRuntime:
         """
         if self._host is not None and not self._host.over:
             raise RuntimeError("this SyncRuntime is open already: open each one once")
-        host = _Host(self._make)
+        host = Host(self._make)
         host.open()
         self._host = host
 
@@ -192,7 +180,27 @@ class SyncRuntime:
         run_id = run.run_id if isinstance(run, SyncRun) else run
         host.call(lambda: host.runtime.send(run_id, name, payload, dedupe_key=dedupe_key))
 
-    def _opened(self) -> _Host:
+    def list_runs(
+        self,
+        *,
+        order: Order = "newest",
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[RunFilters],
+    ) -> RunPage[SyncRunInfo]:
+        """Return a page of this journal's runs. See `durable.list_runs`."""
+        host = self._opened()
+        page = host.call(
+            lambda: host.runtime.list_runs(order=order, limit=limit, cursor=cursor, **filters)
+        )
+        return RunPage((_blocking(info, host) for info in page), page.next_cursor)
+
+    def count_runs(self, **filters: Unpack[RunFilters]) -> int:
+        """Return how many runs of this journal fit. See `durable.count_runs`."""
+        host = self._opened()
+        return host.call(lambda: host.runtime.count_runs(**filters))
+
+    def _opened(self) -> Host:
         if self._host is None:
             raise RuntimeNotRunningError(
                 "this SyncRuntime is not open: use it in a `with` block, or call open() first"
@@ -207,7 +215,7 @@ class SyncRun(Generic[R]):
         ``run = rt.start(fulfil, "A-17"); print(run.status(), run.result(timeout="1m"))``
     """
 
-    def __init__(self, run: Run[R], host: _Host) -> None:
+    def __init__(self, run: Run[R], host: Host) -> None:
         self._run = run
         self._host = host
 
@@ -248,7 +256,7 @@ class SyncRun(Generic[R]):
         return self._host.call(self._run.completed_at)
 
     def attributes(self) -> dict[str, str]:
-        """Return the attributes it was started with."""
+        """Return its attributes: those it was started with, and what it has set since."""
         return self._host.call(self._run.attributes)
 
     def parent_id(self) -> str | None:
@@ -285,101 +293,17 @@ class SyncRun(Generic[R]):
         return hash(self.run_id)
 
 
-class _Host:
-    """The thread, its loop and the runtime on it, for one opening."""
+@dataclass(frozen=True, slots=True)
+class SyncRunInfo(RunInfo):
+    """A `RunInfo` whose `run` is a `SyncRun`.
 
-    runtime: Runtime
+    Example:
+        ``for info in rt.list_runs(status="blocked"): info.run.resume()``
+    """
 
-    def __init__(self, make: Callable[[], Runtime]) -> None:
-        self._make = make
-        self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._work, name="durable-sync", daemon=True)
-        self._loop: AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._ending = False
-        self._drain = True
-        self._pid = os.getpid()
-        self.over = False
-
-    def open(self) -> None:
-        self._thread.start()
-        try:
-            self._ready.result()
-        except BaseException:  # Ctrl-C included: then nobody will close it
-            self.close(0.0, drain=False)
-            raise
-
-    def _work(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=new_event_loop) as runner:
-                runner.run(self._live())
-        except BaseException as error:
-            if self._ready.done():
-                logger.exception("the runtime could not be closed properly; the journal is safe")
-            else:
-                self._ready.set_exception(error)
-        finally:
-            self.over = True
-
-    async def _live(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        if self._ending:
-            self._stop.set()
-        self.runtime = self._make()
-        async with self.runtime:
-            self._ready.set_result(None)
-            await self._stop.wait()
-            self.over = True
-            await self.runtime.close(drain=self._drain)
-
-    def call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await `make()` on the loop and return its result; blocks the calling thread."""
-        if self._pid != os.getpid():
-            raise ForkedJournalError(
-                f"this SyncRuntime was opened by process {self._pid} before a fork, and its thread "
-                "is not here: open a new one in the child"
-            )
-        if threading.current_thread() is self._thread:
-            raise WrongContextError(
-                "a SyncRuntime was called from its own event loop, which would wait for itself "
-                "for ever: use the functions of `durable` with `await` there"
-            )
-        loop = self._loop
-        if loop is None or self.over:
-            raise RuntimeClosedError("this SyncRuntime is closed: runs go on when it is opened")
-        work = _awaited(make)
-        try:
-            waiting = asyncio.run_coroutine_threadsafe(work, loop)
-        except RuntimeError:  # the loop was closed just now
-            work.close()
-            raise RuntimeClosedError("this SyncRuntime was closed meanwhile") from None
-        try:
-            return waiting.result()
-        except concurrent.futures.CancelledError:
-            raise RuntimeClosedError(
-                "this SyncRuntime was closed while a call was waiting: runs go on when it is opened"
-            ) from None
-        finally:
-            waiting.cancel()  # Ctrl-C ends the waiting on the loop as well; else it is done
-
-    def close(self, seconds: float, *, drain: bool) -> None:
-        """End the runtime, the loop and the thread; give up waiting after so many seconds."""
-        if self._pid != os.getpid():
-            return  # the thread is the parent's
-        self._drain = drain
-        self._ending = True  # seen by the thread, or else it has put the event there
-        loop, stop = self._loop, self._stop
-        if loop is not None and stop is not None:
-            try:
-                loop.call_soon_threadsafe(stop.set)
-            except RuntimeError:
-                pass  # the loop is closed already
-        if threading.current_thread() is not self._thread:
-            self._thread.join(seconds)
-        if self._thread.is_alive() and seconds > 0:
-            logger.warning("the runtime is not closed after %g s: leaving it behind", seconds)
+    run: SyncRun[Any] = field(repr=False, compare=False)  # type: ignore[assignment]
 
 
-async def _awaited(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    return await make()
+def _blocking(info: RunInfo, host: Host) -> SyncRunInfo:
+    facts = {each.name: getattr(info, each.name) for each in fields(info)}
+    return SyncRunInfo(**{**facts, "run": SyncRun(info.run, host)})

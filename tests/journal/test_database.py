@@ -17,6 +17,7 @@ from durable._journal.driver import connect
 from durable._journal.files import JournalFiles
 from durable._journal.journal import Journal
 from durable._journal.migrations import MIGRATIONS, Migration
+from durable._journal.records import RunRow
 from durable._journal.sql import QUERIES, parse, statements
 from durable.errors import JournalCorruptError, JournalError, JournalVersionError
 from tests.journal.rig import new_run, open_journal, outside
@@ -50,9 +51,11 @@ async def test_settings_are_those_of_a_safe_journal(journal_path):
                 lambda c, name=name: c.execute(f"PRAGMA {name}").fetchone()
             )
             assert (name, found) == (name, (value,))
-        tables = outside(journal_path, "SELECT name FROM pragma_table_list WHERE strict = 1")
-        beside = {"hooks", "chunks"}
-        assert {name for (name,) in tables} == {"runs", "events", "trash", "meta"} | beside
+        tables = dict(outside(journal_path, "SELECT name, strict FROM pragma_table_list"))
+        assert {"runs", "events", "trash", "meta"} <= tables.keys()
+        assert {name for name in tables if not name.startswith("sqlite_")} == {
+            name for name, strict in tables.items() if strict
+        }
 
 
 def test_setting_that_is_not_accepted_refuses_the_journal(journal_path):
@@ -282,9 +285,11 @@ def test_every_query_is_valid_for_the_schema():
             connection.execute(statement)
     for name, query in QUERIES.items():
         named = {"before": 1, "workflow": None, "status": None, "limit": 1, "run": 1, "count": 1}
-        numbered = max(map(int, re.findall(r"\?(\d+)", query)), default=0)
-        parameters = named if ":" in query else (None,) * (numbered or query.count("?"))
+        numbered = max(map(int, re.findall(r"\?(\d+)", query)), default=query.count("?"))
+        parameters = named if ":" in query else (None,) * numbered
         assert connection.execute(f"EXPLAIN {query}", parameters).fetchall(), name
+    columns = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
+    assert tuple(columns) == RunRow._fields, "selection.sql reads all columns as they lie"
     connection.close()
 
 
