@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from durable._journal.control_client import OwnerLostError
 from durable._journal.records import BLOCKED, FINISHED, RunRow
+from durable._surface import manual
 from durable._surface.bystander import Bystander, CommandPort, commanding
 from durable._surface.current import DEFAULT_PATH
 from durable._surface.history import read_events, waiting_for
@@ -79,12 +80,19 @@ def _parser() -> argparse.ArgumentParser:
     cancel.add_argument("--reason", help="kept with the run and shown to its waiters")
     _add_command(commands.add_parser("wake", help="end a run's pending sleeps now"), _wake)
     _add_command(commands.add_parser("resume", help="let a blocked run try again"), _resume)
+    _add_docs(commands.add_parser("docs", help="list the documentation, or print a page of it"))
     return parser
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", metavar="DIR", help="leave the journal and the ledger in DIR")
     parser.set_defaults(perform=_demo)
+
+
+def _add_docs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("page", metavar="PAGE", nargs="?", help="print this page")
+    parser.add_argument("--search", metavar="WORD", help="print the lines that contain WORD")
+    parser.set_defaults(perform=_docs)
 
 
 def _add_runs(parser: argparse.ArgumentParser) -> None:
@@ -206,6 +214,22 @@ async def _resume(port: CommandPort, arguments: argparse.Namespace) -> str:
         return "it is not blocked, so there was nothing to resume"
     await port.resume(arguments.run_id)
     return "it may try again"
+
+
+def _docs(arguments: argparse.Namespace) -> int:
+    if arguments.search is not None:
+        found = manual.search(arguments.search)
+        print("\n".join(found) or f"no page contains {arguments.search!r}")
+        return 0 if found else 1
+    if arguments.page is None:
+        print(manual.listing())
+    elif sys.stdout.isatty():
+        import pydoc
+
+        pydoc.pager(manual.page(arguments.page).text)
+    else:
+        print(manual.page(arguments.page).text, end="")
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
