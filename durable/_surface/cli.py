@@ -19,6 +19,7 @@ from durable._base.ids import new_token, token_hash, valid_text
 from durable._journal.codec import Codec
 from durable._journal.control_client import OwnerLostError
 from durable._journal.records import BLOCKED, FINISHED
+from durable._surface import manual
 from durable._surface.bystander import Bystander, CommandPort, commanding
 from durable._surface.cli_runs import add_journal, add_runs
 from durable._surface.history import read_events, waiting_for
@@ -92,12 +93,19 @@ def _parser() -> argparse.ArgumentParser:
     send.add_argument("run_id", metavar="RUN_ID")
     send.add_argument("name", metavar="NAME")
     _add_payload(send, _send)
+    _add_docs(commands.add_parser("docs", help="list the documentation, or print a page of it"))
     return parser
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", metavar="DIR", help="leave the journal and the ledger in DIR")
     parser.set_defaults(perform=_demo)
+
+
+def _add_docs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("page", metavar="PAGE", nargs="?", help="print this page")
+    parser.add_argument("--search", metavar="WORD", help="print the lines that contain WORD")
+    parser.set_defaults(perform=_docs)
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
@@ -224,6 +232,22 @@ async def _send(port: CommandPort, arguments: argparse.Namespace) -> str:
         payload=arguments.payload, key=arguments.key,
     )  # fmt: skip
     return f"{arguments.run_id}: the payload is recorded"
+
+
+def _docs(arguments: argparse.Namespace) -> int:
+    if arguments.search is not None:
+        found = manual.search(arguments.search)
+        print("\n".join(found) or f"no page contains {arguments.search!r}")
+        return 0 if found else 1
+    if arguments.page is None:
+        print(manual.listing())
+    elif sys.stdout.isatty():
+        import pydoc
+
+        pydoc.pager(manual.page(arguments.page).text)
+    else:
+        print(manual.page(arguments.page).text, end="")
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:
