@@ -10,6 +10,8 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,51 @@ def make(path: Path, clock: VirtualClock | None = None, **options: Any) -> Runti
     """Return a runtime that is not open yet."""
     given = {"durability": "process", "driver": InlineDriver, "drain_seconds": 0, **options}
     return Runtime(path, clock=clock or VirtualClock(), **given)
+
+
+@dataclass
+class Request:
+    """What the journal wants of its disk: perform it now or later, or let it fail."""
+
+    reads: bool
+    perform: Callable[[], None]
+    fail: Callable[[BaseException], None]
+
+
+class Disk:
+    """Makes drivers that hand each request to `meddle`, which does with it what it likes.
+
+    Example:
+        ``opened(path, driver=disk); disk.meddle = held.append; ...; disk.let_go(held)``
+    """
+
+    def __init__(self) -> None:
+        self.meddle: Callable[[Request], None] = perform
+
+    def __call__(self, uri: str, read_only: bool) -> InlineDriver:
+        return _Meddled(uri, read_only, self)
+
+    def let_go(self, held: list[Request]) -> None:
+        """Meddle no more, and perform what was held back."""
+        self.meddle = perform
+        for request in held:
+            request.perform()
+
+
+class _Meddled(InlineDriver):
+    def __init__(self, uri: str, read_only: bool, disk: Disk) -> None:
+        super().__init__(uri, read_only)
+        self._reads = read_only
+        self._disk = disk
+
+    def submit(self, fn: Any, done: Any) -> None:
+        fail = partial(asyncio.get_running_loop().call_soon, done, None)
+        self._disk.meddle(Request(self._reads, partial(super().submit, fn, done), fail))
+
+
+def perform(request: Request) -> None:
+    """Do as the journal wishes."""
+    request.perform()
 
 
 @asynccontextmanager

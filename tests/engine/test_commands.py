@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from durable import Run, sleep, step, workflow
-from durable._journal.driver import InlineDriver
 from durable._surface.bystander import commanding
 from durable.errors import WorkflowRunBlockedError, WorkflowRunCancelledError
 from durable.testing import VirtualClock, settle
-from tests.engine.rig import ENDS, assert_cancelled, kinds, messages, opened, quiet
+from tests.engine.rig import (
+    ENDS,
+    Disk,
+    Request,
+    assert_cancelled,
+    kinds,
+    messages,
+    opened,
+    quiet,
+)
 
 TURNS = range(12)  # of the loop between two things, so that every order of them is met
 
@@ -86,46 +93,30 @@ async def test_run_is_not_loaded_again_before_its_parking_is_on_record(
     journal_path: Path, turns: int, disk: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who asks for it meanwhile finds it blocked, and not as it was before."""
-    async with opened(journal_path, driver=HeldDriver) as rt:
+    drives, held = Disk(), list[Request]()
+    async with opened(journal_path, driver=drives) as rt:
         run = await rt.start(parked)
         await quiet_but_running(rt)
         if disk == "slow":
-            HeldDriver.held = []
+            drives.meddle = partial(hold_writes, held)
         gates[-1].set()
         await settle(turns)
         asked = asyncio.ensure_future(run.wake_up([99]))
         if disk == "slow":
             await settle(20)
-            HeldDriver.let_go()
+            drives.let_go(held)
         assert await asked == 0
         await _until_parked(run)
         await quiet(rt)
         assert len([text for text in messages(caplog) if "is blocked" in text]) == 1
 
 
-class HeldDriver(InlineDriver):
-    """Lets the journal's writes wait as long as `held` is a list, which gathers them."""
-
-    held: ClassVar[list[Callable[[], None]] | None] = None
-
-    def submit(self, fn: Any, done: Any) -> None:
-        """Submit it, or hold it back."""
-        submit = partial(super().submit, fn, done)
-        if self.held is None or self.read_only:
-            submit()
-        else:
-            self.held.append(submit)
-
-    def __init__(self, uri: str, read_only: bool) -> None:
-        super().__init__(uri, read_only)
-        self.read_only = read_only
-
-    @classmethod
-    def let_go(cls) -> None:
-        """Submit what was held back."""
-        held, cls.held = cls.held, None
-        for submit in held or ():
-            submit()
+def hold_writes(held: list[Request], request: Request) -> None:
+    """Keep a write for later."""
+    if request.reads:
+        request.perform()
+    else:
+        held.append(request)
 
 
 async def quiet_but_running(rt: Any) -> None:
