@@ -125,6 +125,8 @@ class Births:
 
     def _admit(self, run: HotRun, event: Event) -> None:
         due_now = run.row.wake_at is not None and run.row.wake_at <= self._clock.wall_us()
+        if self._loader.stopped:
+            return  # the journal is about to be let go: it is a row of the next opening
         if due_now and self._recovery.has_room():
             self._loader.admit(run, event)
         else:

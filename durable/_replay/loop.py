@@ -211,6 +211,7 @@ class BodyLoop(asyncio.AbstractEventLoop):
         self._tasks, self._early = [], {}
         self._ready.clear()
         self._timers = _NO_TIMERS
+        self.muted = True  # what a garbage collection finds from now on is nobody's news
 
     def live_tasks(self) -> list[BodyTask]:
         """Return the unfinished tasks in their order of creation."""

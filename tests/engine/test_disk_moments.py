@@ -130,6 +130,22 @@ async def test_key_of_events_without_a_run_is_given_to_no_other(
         assert await rt.reader.max_pk() == 3
 
 
+async def test_run_that_is_recorded_while_the_runtime_goes_down_begins_in_the_next_one(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """A runtime that has let go of the journal takes no run into its memory."""
+    async with crashing(journal_path, virtual_clock) as rt:
+        starting = asyncio.ensure_future(rt.start(cleans.options(run_id="late")))
+        with closing(sqlite3.connect(journal_path)) as beside:
+            while beside.execute("SELECT count(*) FROM runs").fetchone() == (0,):
+                await asyncio.sleep(0)
+    await settle()
+    assert list(rt._engine.scheduler) == []
+    await asyncio.wait([starting])
+    async with opened(journal_path, virtual_clock) as rt:
+        assert await rt.get_run("late").result(5) == "done"
+
+
 # --- loads that are cut short ---------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ import random
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 from durable._replay.body import FAILED_ATTEMPT, Body, OpenStep, OpenWait
 from durable._replay.events import TERMINAL, Event, EventKind
@@ -97,7 +98,12 @@ class Clock:
 
 def new_body(main: Main, history: list[Event], clock: Clock | None, run_id: str) -> Body:
     """Return a body; without a clock it must not ask for the time."""
-    return Body(run_id, main, history, Pickled(), _no_clock if clock is None else clock.read)
+    body = Body(run_id, main, history, Pickled(), _no_clock if clock is None else clock.read)
+    made_bodies.add(body)
+    return body
+
+
+made_bodies: WeakSet[Body] = WeakSet()  # see conftest
 
 
 def _no_clock() -> int:

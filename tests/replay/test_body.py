@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+
+import pytest
 
 from durable import now, sleep
 from durable._replay.body import FAILED_ATTEMPT, INTERRUPTED, PARKED
@@ -125,3 +128,31 @@ def test_delayed_run_has_a_body_that_has_not_started() -> None:
     again = replay(two_sleeps, world.recording)
     assert again.outcome == world.recording.history[-1]
     assert again.script.divergence is None and not again.started
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_garbage_of_a_body_says_nothing_once_the_body_is_gone(
+    ends: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A collection comes at any time, and what it finds then concerns nobody any more."""
+
+    async def fails() -> None:
+        raise ValueError("nobody awaits this")
+
+    async def body() -> None:
+        holder: list[object] = []
+        holder += [holder, asyncio.create_task(fails())]
+        await sleep(1)
+        if not ends:
+            await sleep(1000)
+
+    gc.collect()
+    world = World(body)
+    world.turn(Inbound(EventKind.RUN_STARTED))
+    world.turn(Inbound(EventKind.WAIT_COMPLETED, next(iter(world.body.waits))))
+    assert (world.body.outcome is not None) is ends
+    world.body.abandon()
+    caplog.clear()
+    del world
+    gc.collect()
+    assert caplog.records == []
