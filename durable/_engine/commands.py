@@ -83,8 +83,10 @@ class Commands:
             if run is not None and run.body is not None:
                 return run  # else it was parked, or has left memory while we waited for it
 
-    async def cancel(self, loader: Loader, run_id: str, reason: str | None) -> HotRun | RunRow:
-        """Request a cancellation; a second request ends the run at once.
+    async def cancel(
+        self, loader: Loader, run_id: str, reason: str | None, *, first: bool = False
+    ) -> HotRun | RunRow:
+        """Request a cancellation; a second request ends the run at once, if not only `first`.
 
         Returns the row of a run that is finished or blocked, which the caller ends itself.
         """
@@ -92,6 +94,8 @@ class Commands:
         while True:
             run = await self.fetch(loader, run_id)
             if isinstance(run, RunRow):
+                return run
+            if first and run.body is not None and run.body.cancel_event is not None:
                 return run
             if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
                 self._activation.activate(run)  # a second request finds the first one applied
@@ -133,11 +137,16 @@ class Commands:
         body.terminate(EventKind.RUN_FAILED, self._payloads.encode_error(late))
         self._activation.submit(run)
 
-    async def wake_up(self, loader: Loader, run_id: str, waits: Sequence[int] | None) -> int:
-        """End pending sleeps early; return how many."""
+    async def wake_up(
+        self, loader: Loader, run_id: str, waits: Sequence[int] | None, until: int | None = None
+    ) -> int:
+        """End pending sleeps early, those up to the event `until` if given; return how many."""
         run = await self.fetch(loader, run_id)
         if isinstance(run, RunRow):
             return 0
+        if until is not None and run.body is not None:
+            sleeps = [wait for wait in run.body.waits.values() if wait.name != "timer"]
+            waits = sorted(wait.seq for wait in sleeps if wait.seq <= until)
         body, woken = run.body, self._activation.wake_up(run, waits)
         if woken:
             await self._durable(run)

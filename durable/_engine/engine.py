@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from durable._authoring import registry
@@ -28,6 +29,7 @@ from durable._engine.mail import Mail
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import Created, RunEnd, RunSpec
 from durable._engine.recovery import Recovery
+from durable._engine.requests import Requests
 from durable._engine.scheduler import Scheduler
 from durable._engine.streams import Streams
 from durable._engine.suspects import Suspects
@@ -35,7 +37,7 @@ from durable._engine.sweeper import Sweeper
 from durable._engine.timers import Timers
 from durable._journal.attributes import Blocked, decode_blocked, encode_blocked
 from durable._journal.journal import Journal
-from durable._journal.records import BLOCKED, FINISHED, RunRow, RunState, Write
+from durable._journal.records import BLOCKED, FINISHED, Request, RunRow, RunState, Write
 from durable._replay.body import OpenStep
 from durable._replay.script import Inbound
 from durable.errors import (
@@ -137,8 +139,17 @@ class Engine:
         registry.listen(self)
         for run_id in await self._recovery.find_missing():
             self._spawn_resume(run_id)
-        self._recovery.start()
+        if requests := await self.journal.reader.requests():
+            self._spawn(self._recover_after(requests))
+        else:
+            self._recovery.start()
         self._sweeper.start()
+
+    async def _recover_after(self, requests: Sequence[Request]) -> None:
+        # First, so that no attempt begins again of a run that was cancelled meanwhile.
+        wake = partial(self._commands.wake_up, self._loader)
+        await Requests(self.journal, self.cancel, wake).perform(requests)
+        self._recovery.start()
 
     # --- EnginePort ---------------------------------------------------------------------
 
@@ -179,17 +190,17 @@ class Engine:
             return None
         return RunEnd(row, None) if parked else None
 
-    async def cancel(self, run_id: str, reason: str | None) -> None:
-        """Request a cancellation; see `EnginePort`."""
+    async def cancel(self, run_id: str, reason: str | None, *, first: bool = False) -> None:
+        """Request a cancellation, or only the `first` one; see `EnginePort`."""
         self._require_open()
-        found = await self._commands.cancel(self._loader, run_id, reason)
+        found = await self._commands.cancel(self._loader, run_id, reason, first=first)
         if not isinstance(found, RunRow) or found.status != BLOCKED:
             return
         async with self._parked:
             row = await self._commands.row(run_id)
             if row.status == BLOCKED:
                 return await self._commands.end_blocked(row, reason)
-        await self.cancel(run_id, reason)  # it was resumed or ended meanwhile
+        await self.cancel(run_id, reason, first=first)  # it was resumed or ended meanwhile
 
     async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
         """End pending sleeps; see `EnginePort`."""

@@ -183,3 +183,13 @@ SELECT seq FROM hooks WHERE run = ? ORDER BY seq;
 
 -- name: answers_of
 SELECT count(*) FROM events WHERE run = ? AND kind = ? AND ref = ?;
+
+-- name: add_request
+INSERT INTO requests (run, kind, seq, payload) VALUES (?, ?, ?, ?)
+ON CONFLICT (run, kind) DO UPDATE SET seq = excluded.seq;
+
+-- name: drop_request
+DELETE FROM requests WHERE run = ? AND kind = ?;
+
+-- name: requests
+SELECT run, kind, seq, payload FROM requests ORDER BY run, kind;

@@ -17,7 +17,7 @@ from durable._journal.checksum import checksum, checksum_of_run
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
-from durable._journal.records import HookRow, RunRow
+from durable._journal.records import HookRow, Request, RunRow
 from durable._journal.selection import (
     COUNT_ENTRIES,
     SCAN_ENTRIES,
@@ -50,6 +50,7 @@ _NEXT_WAKE, _NEXT_EXPIRY = _fetch("next_wake"), _fetch("next_expiry")
 _HOOK_BY_TOKEN, _HOOKS_OF_RUN = _fetch("hook_by_token"), _fetch("hooks_of_run")
 _ANSWERS_OF = _fetch("answers_of")
 _HISTORY, _LAST_EVENT, _LAST_SEQ = _fetch("history"), _fetch("last_event"), _fetch("last_seq")
+_REQUESTS = _fetch("requests")
 
 _StoredEvent = tuple[int, int, int, str, int, "int | None", "bytes | None", int]
 
@@ -127,6 +128,11 @@ class Reader:
     async def last_seq(self, pk: int) -> int:
         """Return the number of the newest event of a run, damaged or not; 0 if it has none."""
         return await self._number(_LAST_SEQ, pk) or 0
+
+    async def requests(self) -> list[Request]:
+        """Return what was asked of runs while no process executed them."""
+        rows = await self._ask(lambda conn: conn.execute(_REQUESTS).fetchall())
+        return list(map(Request._make, rows))
 
     async def due_runs(self, after: tuple[int, int], until_us: int, limit: int) -> list[RunRow]:
         """Return runs whose `wake_at` (not 0) is due, ordered by (wake_at, pk), one page.

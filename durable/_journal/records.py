@@ -70,6 +70,18 @@ class RunEvent(NamedTuple):
 RunTurn = tuple[int, str, Sequence[Event]]
 
 
+class Request(NamedTuple):
+    """What was asked of a run while no process executed it: "cancel" or "wake".
+
+    `seq` was the run's newest event then; `payload` the reason of a cancellation.
+    """
+
+    run: int
+    kind: str
+    seq: int
+    payload: bytes | None
+
+
 class HookRow(NamedTuple):
     """Who holds a hook token: a run, by both names, with the hook's `hook_created`."""
 

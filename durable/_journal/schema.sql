@@ -101,6 +101,16 @@ CREATE TABLE chunks (
 CREATE INDEX chunks_reset ON chunks (run, stream, idx, step) WHERE kind = 2;
 CREATE INDEX chunks_from_outside ON chunks (run, stream, step, attempt) WHERE step < 0;
 
+-- What was asked of runs while no process executed them. The next owner does it and deletes the
+-- row. `seq` was the newest event of the run then: what it has begun since is not meant.
+CREATE TABLE requests (
+    run     INTEGER NOT NULL,
+    kind    TEXT    NOT NULL CHECK (kind IN ('cancel', 'wake')),
+    seq     INTEGER NOT NULL,
+    payload BLOB,
+    PRIMARY KEY (run, kind)
+) STRICT, WITHOUT ROWID;
+
 -- Runs whose row is gone and whose events and chunks are being deleted, a few at a time.
 CREATE TABLE trash (
     run INTEGER PRIMARY KEY

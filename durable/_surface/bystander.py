@@ -23,6 +23,7 @@ from durable._engine.commands import resumed
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
 from durable._engine.remote import RemoteEngine
+from durable._engine.requests import CANCEL, WAKE
 from durable._journal.codec import Codec
 from durable._journal.control_client import own_or_connect
 from durable._journal.filesystem import canonical_journal_path, check_filesystem, journal_file
@@ -97,11 +98,11 @@ class Bystander(Scoped):
 class CommandPort(Protocol):
     """The commands about existing runs; the methods are those of `EnginePort`."""
 
-    async def cancel(self, run_id: str, reason: str | None) -> None:
-        """Record a request to cancel."""
+    async def cancel(self, run_id: str, reason: str | None) -> bool | None:
+        """Record a request to cancel; False if it is carried out at the next opening."""
 
-    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
-        """End pending sleeps; return how many."""
+    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int | None:
+        """End pending sleeps; return how many, None if that is done at the next opening."""
 
     async def resume(self, run_id: str) -> None:
         """Let a blocked run try again."""
@@ -146,9 +147,9 @@ async def commanding(path: str | os.PathLike[str]) -> AsyncIterator[CommandPort]
 class Unowned:
     """Commands written into a journal that no process executes; see `CommandPort`.
 
-    What needs the run's own code (to cancel or wake a body that has begun) is refused:
-    only a program that has that code can do it, and what it then does must be recorded
-    together with the command.
+    What needs the run's own code (to cancel or wake a body that has begun) is left as a
+    request to the next owner: what the body does about it must be recorded together with
+    the command.
 
     Args:
         journal: opened as owner.
@@ -158,30 +159,33 @@ class Unowned:
         self._journal = journal
         self._clock = clock
 
-    async def cancel(self, run_id: str, reason: str | None) -> None:
-        """Cancel a run that has not begun or is blocked; see `EnginePort`.
+    async def cancel(self, run_id: str, reason: str | None) -> bool:
+        """Cancel a run that has not begun or is blocked; ask for it if it has begun.
 
         A run without a retention of its own is then kept: the runtime's is not known here.
         """
         row = await self._row(run_id)
+        payload = None if reason is None else reason.encode()
         if row.status in FINISHED:
-            return
+            return True
         if row.status != BLOCKED and row.started_at is not None:
-            raise self._needs_its_code(run_id, "cancelled")
+            await self._ask_for(CANCEL, row, payload)
+            return False
         seq = await self._journal.reader.last_seq(row.pk)  # the last event may be damaged
         at = max(self._clock.wall_us(), row.created_at)
-        payload = None if reason is None else reason.encode()
         event = Event(seq + 1, EventKind.RUN_CANCELLED, 0, "", at, None, payload)
         state = RunState(CANCELLED, row.started_at, at, None, _expiry(row, at), None, row.pk)
         freed = [RowOp("release_hooks", (row.pk,))]
         await self._perform([RunEvent(row.pk, run_id, event)], state, freed)
+        return True
 
-    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
-        """Return 0 for a run that cannot be sleeping; refuse the others."""
+    async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int | None:
+        """Return 0 for a run that cannot be sleeping; ask for it for the others."""
         row = await self._row(run_id)
-        if row.status == RUNNING:
-            raise self._needs_its_code(run_id, "woken")
-        return 0
+        if row.status != RUNNING:
+            return 0
+        await self._ask_for(WAKE, row, None)
+        return None
 
     async def resume(self, run_id: str) -> None:
         """Let a blocked run try again at the next opening; see `EnginePort`."""
@@ -209,12 +213,10 @@ class Unowned:
         write = Write(done=_ignore, events=events, states=[state], ops=ops)
         await self._journal.perform(write)
 
-    def _needs_its_code(self, run_id: str, done: str) -> RuntimeNotRunningError:
-        return RuntimeNotRunningError(
-            f"run {run_id} has begun and no process has the journal {self._journal.path} open: "
-            f"it can only be {done} while a program that has its code is running; "
-            "start that program and repeat the command"
-        )
+    async def _ask_for(self, kind: str, row: RunRow, payload: bytes | None) -> None:
+        seq = await self._journal.reader.last_seq(row.pk)
+        request = RowOp("add_request", (row.pk, kind, seq, payload))
+        await self._journal.perform(Write(done=_ignore, ops=[request], vital=True))
 
 
 def _expiry(row: RunRow, at: int) -> int | None:

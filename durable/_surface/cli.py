@@ -32,6 +32,7 @@ from durable.errors import (
     WorkflowRunNotFoundError,
 )
 
+_LATER = "when a program that has its code opens the journal"
 _TRIES = 5  # of a command whose owner went away while it was being given
 
 
@@ -189,12 +190,14 @@ async def _status(arguments: argparse.Namespace) -> str:
 
 
 async def _cancel(port: CommandPort, arguments: argparse.Namespace) -> str:
-    await port.cancel(arguments.run_id, arguments.reason)
-    return "the cancellation is recorded"
+    done = await port.cancel(arguments.run_id, arguments.reason)
+    return "the cancellation is recorded" if done is not False else f"to be cancelled {_LATER}"
 
 
 async def _wake(port: CommandPort, arguments: argparse.Namespace) -> str:
     count = await port.wake_up(arguments.run_id, None)
+    if count is None:
+        return f"to be woken {_LATER}"
     return f"{count} sleep{'' if count == 1 else 's'} ended"
 
 
