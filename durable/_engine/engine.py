@@ -375,6 +375,8 @@ class Engine:
     async def _resume_later(self, run_id: str) -> None:
         try:
             await self.resume(run_id)
+        except WorkflowRunNotFoundError:
+            return  # deleted meanwhile
         except Exception:
             logger.exception("run %s could not be resumed by itself", run_id)
 

@@ -12,9 +12,8 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from durable._engine.ports import EnginePort
 from durable._journal.files import write_whole
 from durable._journal.portable import pack
 from durable._replay.events import Event
@@ -38,7 +37,8 @@ async def export_run(
     row, events = found
 
     def shown(event: Event) -> object:
-        return event_facts(shown_event(access, event))["value"]
+        facts = event_facts(shown_event(access, event))
+        return json.loads(json.dumps(facts["value"]))  # as it will be in the file
 
     def work() -> dict[str, Any]:
         document = pack(row, events, run_facts(row), shown)
@@ -60,9 +60,14 @@ async def import_document(
     return await send_document(await access.port(), document, run_id, near=access.is_owner)
 
 
-async def send_document(
-    port: EnginePort, document: bytes, run_id: str | None, *, near: bool
-) -> str:
+class Importer(Protocol):
+    """What takes an import: an engine, or a journal that nobody executes."""
+
+    async def ask(self, what: str, **fields: Any) -> Any:
+        """See `EnginePort`."""
+
+
+async def send_document(port: Importer, document: bytes, run_id: str | None, *, near: bool) -> str:
     """Have a document imported by whoever owns the journal; return the run's id."""
     if not near and len(document) > SENT_BYTES_MAX:
         raise ValueError(
