@@ -66,9 +66,7 @@ async def test_backup_made_while_1000_runs_work_holds_all_that_was_acknowledged(
         ended = await rt.start(working, 1)
         await ended.result(WAIT)
         making = asyncio.create_task(rt.backup(copy))
-        later = []
-        for n in range(500):
-            later.append(await rt.start(working, n))
+        later = [await rt.start(working, n) for n in range(500)]
         made = await making
         again = await rt.backup(tmp_path / "later.db")
         for run in [*acknowledged, *later]:
