@@ -32,14 +32,16 @@ from durable._authoring.writable import (
     get_writable,
 )
 from durable._base.backoff import Backoff
+from durable._journal.backup import Backup
 from durable._journal.codec import Codec, Transform
 from durable._surface.api import get_run, run, start, start_many
 from durable._surface.attributes import set_attributes
+from durable._surface.cancelling import CancelOutcome
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
 from durable._surface.hooks import Hook, create_hook, receive
 from durable._surface.mail import define_hook, get_hook_by_token, resume_hook, send
-from durable._surface.management import count_runs, list_runs
+from durable._surface.management import backup, cancel_runs, count_runs, import_run, list_runs
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.selecting import RunInfo, RunPage
@@ -49,6 +51,8 @@ from durable.errors import DurableError, FatalError, RetryableError
 
 __all__ = [
     "Backoff",
+    "Backup",
+    "CancelOutcome",
     "Codec",
     "DurableError",
     "FatalError",
@@ -74,6 +78,8 @@ __all__ = [
     "Workflow",
     "WorkflowMetadata",
     "Writable",
+    "backup",
+    "cancel_runs",
     "count_runs",
     "create_hook",
     "define_hook",
@@ -83,6 +89,7 @@ __all__ = [
     "get_sync_writable",
     "get_workflow_metadata",
     "get_writable",
+    "import_run",
     "list_runs",
     "logger",
     "now",

@@ -321,6 +321,10 @@ class DurationError(DurableError, ValueError):
     """A duration or a point in time is not usable (negative, NaN, naive, too far)."""
 
 
+class InvalidExportError(DurableError, ValueError):
+    """What should be imported is no exported run, is damaged, or of a newer `durable`."""
+
+
 class InvalidCursorError(DurableError, ValueError):
     """A listing was given a cursor of another listing, or something that is no cursor."""
 
@@ -425,6 +429,10 @@ class JournalVersionError(JournalError):
 
 class JournalCorruptError(JournalError):
     """A row of the journal does not match its checksum, or the file is damaged."""
+
+
+class BackupError(JournalError):
+    """A backup could not be made, or the copy was not good; nothing is left of it."""
 
 
 class UnsafeFilesystemError(JournalError):

@@ -26,6 +26,7 @@ from durable._engine.executor import Executor
 from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.loader import Loader
 from durable._engine.mail import Mail
+from durable._engine.management import Cancellations, Shelf
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import Created, RunEnd, RunSpec
 from durable._engine.recovery import Recovery
@@ -132,7 +133,14 @@ class Engine:
         )
         self._births = Births(journal, self._loader, self._recovery, payloads, clock)
         self._sweeper = Sweeper(journal, self._timers, clock)
-        self.answers["set_attributes"] = Attributes(self.scheduler, self._activation).note
+        shelf = Shelf(journal, clock, self.scheduler.get, self._kept_until, self._sweeper.start)
+        cancellations = Cancellations(self._commands, self._loader, self.cancel)
+        self.answers |= {
+            "set_attributes": Attributes(self.scheduler, self._activation).note,
+            "delete_run": shelf.delete_run,
+            "import_run": shelf.import_run,
+            "cancel_runs": cancellations.cancel_runs,
+        }
 
     async def open(self) -> None:
         """Begin to recover; new runs are welcome from here on."""
@@ -300,8 +308,10 @@ class Engine:
 
     def expiry(self, run: HotRun, now_us: int) -> int | None:
         """Return when a run that ends now may be deleted."""
-        kept = run.row.retention_us
-        kept = self._options.retention_us if kept is None else kept
+        return self._kept_until(run.row, now_us)
+
+    def _kept_until(self, row: RunRow, now_us: int) -> int | None:
+        kept = self._options.retention_us if row.retention_us is None else row.retention_us
         return None if kept == KEEP_FOR_EVER else now_us + kept
 
     def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
@@ -376,6 +386,8 @@ class Engine:
     async def _resume_later(self, run_id: str) -> None:
         try:
             await self.resume(run_id)
+        except WorkflowRunNotFoundError:
+            return  # deleted meanwhile
         except Exception:
             logger.exception("run %s could not be resumed by itself", run_id)
 

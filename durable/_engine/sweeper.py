@@ -29,6 +29,7 @@ class Sweeper:
         self._clock = clock
         self._next: tuple[int, Alarm] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._again = False
         self._closed = False
 
     def expect(self, expires_at: int | None) -> None:
@@ -42,15 +43,18 @@ class Sweeper:
             self._next = (due, self._timers.at(due, self.start, absolute=True))
 
     def start(self) -> None:
-        """Delete what has expired, then wait for the next expiry."""
+        """Delete what has expired and what is left of deleted runs, then wait for the next."""
         self._next = None
+        self._again = True
         if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._sweep())
 
     async def _sweep(self) -> None:
         try:
-            while await self._journal.delete_expired(self._clock.wall_us(), BATCH_RUNS):
-                await asyncio.sleep(0)
+            while self._again:  # asked for meanwhile: there is more in the trash
+                self._again = False
+                while await self._journal.delete_expired(self._clock.wall_us(), BATCH_RUNS):
+                    await asyncio.sleep(0)
             self.expect(await self._journal.next_expiry())
         except DurableError:
             if not self._closed:

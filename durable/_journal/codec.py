@@ -228,6 +228,12 @@ class Codec:
         )
 
 
+def form_of(payload: bytes) -> str:
+    """Return in a word how a payload is encoded, without looking into it."""
+    known = {_PICKLE: "pickle", _CODE: "code", _JSON: "json", _SEALED: "sealed", _NONE: "none"}
+    return known.get(payload[:1], "unknown")
+
+
 # --- pickles --------------------------------------------------------------------------
 
 

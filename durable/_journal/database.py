@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -85,6 +85,16 @@ def _roll_back(conn: sqlite3.Connection) -> None:
     # SQLite rolls back by itself on some errors; a second ROLLBACK would only raise.
     with suppress(sqlite3.Error):
         conn.execute("ROLLBACK")
+
+
+@contextmanager
+def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
+    """Let several queries see the same state of the journal."""
+    conn.execute("BEGIN")
+    try:
+        yield
+    finally:
+        _roll_back(conn)  # it has only read
 
 
 def apply_settings(conn: sqlite3.Connection, durability: str) -> None:

@@ -32,7 +32,7 @@ from durable._base.signals import is_from_signal
 from durable._journal.codec import Codec
 from durable.errors import TRACEBACK_NOTE, PayloadDecodeError, RemoteError
 
-__all__ = ["Failure", "decode_failure", "encode_failure"]
+__all__ = ["Failure", "decode_failure", "encode_failure", "preview_failure"]
 
 _NODES_MAX = 64  # exceptions recorded of one failure, causes and group members included
 _NOTES_MAX = 32
@@ -154,6 +154,16 @@ def decode_failure(payload: bytes, codec: Codec) -> Failure:
         PayloadDecodeError: the payload cannot be decoded, or holds no failure.
     """
     return _from_envelope(codec.decode(payload))
+
+
+def preview_failure(payload: bytes, codec: Codec) -> str:
+    """What `encode_failure` recorded, as one line for people; loads nothing, never raises."""
+    shown = codec.preview(payload)
+    try:
+        failure = _from_envelope(shown)
+    except Exception:  # whatever it holds, it was meant to be looked at
+        return repr(shown)
+    return f"{str(failure.error_type).removeprefix('builtins.')}: {failure.message}"
 
 
 def _from_envelope(envelope: object) -> Failure:

@@ -11,7 +11,9 @@ would drop SQLite's POSIX locks of the whole process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
 from collections.abc import Callable
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -178,3 +180,57 @@ def _identity(path: str) -> Identity | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino)
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes, *, overwrite: bool) -> None:
+    """Write a file of mode 0600 that is there whole, and durable, or not at all.
+
+    Raises:
+        FileExistsError: there is one already, and `overwrite` is False.
+        OSError: it cannot be written.
+    """
+    refuse_existing(path, overwrite=overwrite)
+    draft, descriptor = new_draft(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        put_in_place(draft, path, overwrite=overwrite)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raise a FileExistsError if `path` is taken and may not be overwritten."""
+    if os.path.lexists(path) and not (overwrite and os.path.isfile(path)):
+        raise FileExistsError(
+            errno.EEXIST, "it exists already: choose another path, or give overwrite=True",
+            os.fspath(path),
+        )  # fmt: skip
+
+
+def new_draft(path: str | os.PathLike[str]) -> tuple[str, int]:
+    """Return the name and descriptor of a new file, of mode 0600, beside `path`."""
+    draft = f"{os.fspath(path)}.{secrets.token_hex(4)}.part"
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return draft, descriptor
+
+
+def put_in_place(draft: str, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Give a finished draft its name, durably."""
+    if overwrite:
+        os.replace(draft, path)
+    else:
+        try:
+            os.link(draft, path)  # unlike a rename, it refuses a name that is taken meanwhile
+            os.unlink(draft)
+        except FileExistsError:
+            raise
+        except OSError:  # a filesystem without links
+            refuse_existing(path, overwrite=False)
+            os.rename(draft, path)
+    sync_directory(os.path.abspath(path))

@@ -17,15 +17,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from durable._base.clock import Clock
+from durable._journal.backup import Backup, Stop, back_up
 from durable._journal.database import Boot, finish, prepare
 from durable._journal.driver import Driver, DriverFactory, ThreadDriver
 from durable._journal.faults import UnknownOutcomeError, translate
 from durable._journal.files import JournalFiles
 from durable._journal.reader import Reader
 from durable._journal.records import Write
-from durable._journal.retention import delete_expired
+from durable._journal.retention import delete_expired, delete_run, empty_trash
 from durable._journal.writer import Writer
-from durable.errors import DurableError, JournalError
+from durable.errors import DurableError, JournalError, RuntimeClosedError
 
 if TYPE_CHECKING:
     from durable._journal.codec import Codec
@@ -49,9 +50,17 @@ class Journal:
     """
 
     def __init__(
-        self, files: JournalFiles, reader: Reader, codec: Codec | None, owner: _Owner | None
+        self,
+        files: JournalFiles,
+        reader: Reader,
+        codec: Codec | None,
+        owner: _Owner | None,
+        drivers: DriverFactory,
     ) -> None:
         self.path = files.path
+        self._files = files
+        self._drivers = drivers
+        self._copying: dict[asyncio.Task[Backup], Stop] = {}
         self.codec = codec
         self.reader = reader
         boot = owner.boot if owner else Boot("", True, 0, None, 0)
@@ -103,9 +112,9 @@ class Journal:
         reader = Reader(driver_factory(files.uri("ro"), True), files.path)
         if not owner:
             await _open_reader(reader, files)
-            return cls(files, reader, codec, None)
+            return cls(files, reader, codec, None, driver_factory)
         opened = await _Owner.open(files, reader, clock, durability, driver_factory)
-        journal = cls(files, reader, codec, opened)
+        journal = cls(files, reader, codec, opened, driver_factory)
         journal.clean = journal.clean or went_down
         return journal
 
@@ -159,6 +168,41 @@ class Journal:
         """Delete up to `limit` finished runs that expired by `now_us`; return how many."""
         return await delete_expired(self._require_writer(), now_us, limit)
 
+    async def delete_run(self, pk: int) -> bool:
+        """Delete a finished run, as far as anybody can see; tell whether it was there.
+
+        `empty_trash` deletes the rest of it, as does the next opening.
+        """
+        return await delete_run(self._require_writer(), pk)
+
+    async def empty_trash(self) -> None:
+        """Delete what is left of deleted runs, in small pieces, and give its space back."""
+        await empty_trash(self._require_writer())
+
+    async def back_up(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Backup:
+        """Copy the journal as it is now, and return when the copy is checked and durable.
+
+        Works for readers too. It is called off when the journal is closed.
+
+        Raises:
+            FileExistsError: `path` exists, and `overwrite` is False.
+            BackupError: it could not be made, or is not good; nothing is left of it.
+        """
+        if self._closed:
+            raise RuntimeClosedError("the journal is closed")
+        stop = Stop()
+        work = back_up(self._files, self._drivers, path, overwrite=overwrite, stop=stop)
+        copying = asyncio.get_running_loop().create_task(work)
+        self._copying[copying] = stop
+        try:
+            return await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            stop.ask()
+            await _let_end(copying)
+            raise
+        finally:
+            del self._copying[copying]
+
     async def close(self, clean: bool = True) -> None:
         """Finish what was submitted and close; twice is fine.
 
@@ -169,6 +213,9 @@ class Journal:
         if self._closed:
             return
         self._closed = True
+        for copying, stop in list(self._copying.items()):
+            stop.ask()
+            await asyncio.wait([copying])
         if self.writer is None or self._driver is None:
             await self.reader.close()
             return
@@ -180,6 +227,8 @@ class Journal:
     def abandon(self) -> None:
         """Let go of everything without waiting: the process is going down."""
         self._closed = True
+        for stop in self._copying.values():
+            stop.ask()
         if self.writer is not None:
             self.writer.abandon()
         self.reader.abandon()
@@ -244,6 +293,14 @@ async def _finish(driver: Driver, clean: bool, path: str) -> None:
         await driver.call(partial(_last_statements, clean))
     except (sqlite3.Error, DurableError, Exception) as error:
         _log.warning("durable: the journal %s was not closed cleanly: %s", path, error)
+
+
+async def _let_end(copying: asyncio.Task[Backup]) -> None:
+    """Wait for a backup that was called off to let go of the journal."""
+    copying.cancel()
+    await asyncio.wait([copying])
+    if not copying.cancelled():
+        copying.exception()  # seen: who was cancelled does not ask for it
 
 
 def _last_statements(clean: bool, conn: sqlite3.Connection) -> None:

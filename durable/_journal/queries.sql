@@ -133,7 +133,7 @@ DELETE FROM chunks WHERE (run, stream, idx) IN (
     SELECT run, stream, idx FROM chunks WHERE run = :run ORDER BY stream, idx LIMIT :count);
 
 -- name: has_chunks
-SELECT EXISTS (SELECT 1 FROM chunks WHERE run = ?);
+SELECT EXISTS (SELECT 1 FROM chunks WHERE run = :run);
 -- name: last_seq
 SELECT max(seq) FROM events WHERE run = ?;
 
@@ -143,6 +143,10 @@ SELECT pk FROM runs INDEXED BY runs_by_expiry
 WHERE expires_at IS NOT NULL AND expires_at <= ?
     AND status IN ('completed', 'failed', 'cancelled')
 ORDER BY expires_at LIMIT ?;
+
+-- name: doom_run
+INSERT INTO trash (run)
+SELECT pk FROM runs WHERE pk = ? AND completed_at IS NOT NULL;
 
 -- name: delete_doomed_runs
 DELETE FROM runs WHERE pk IN (SELECT run FROM trash);
@@ -155,7 +159,13 @@ DELETE FROM events
 WHERE run = :run AND seq < (SELECT min(seq) FROM events WHERE run = :run) + :count;
 
 -- name: has_events
-SELECT EXISTS (SELECT 1 FROM events WHERE run = ?);
+SELECT EXISTS (SELECT 1 FROM events WHERE run = :run);
+
+-- name: delete_hooks
+DELETE FROM hooks WHERE run = :run;
+
+-- name: has_hooks
+SELECT EXISTS (SELECT 1 FROM hooks WHERE run = :run);
 
 -- name: undoom
 DELETE FROM trash WHERE run = ?;
@@ -193,3 +203,14 @@ DELETE FROM requests WHERE run = ? AND kind = ?;
 
 -- name: requests
 SELECT run, kind, seq, payload FROM requests ORDER BY run, kind;
+-- name: count_runs
+SELECT count(*) FROM runs;
+
+-- name: run_without_events
+SELECT run_id FROM runs WHERE NOT EXISTS (SELECT 1 FROM events WHERE run = runs.pk) LIMIT 1;
+
+-- name: all_events
+SELECT events.run, runs.run_id, trash.run IS NOT NULL, events.seq, events.kind, events.ref,
+    events.name, events.at, events.due, events.payload, events.crc
+FROM events LEFT JOIN runs ON runs.pk = events.run LEFT JOIN trash ON trash.run = events.run
+WHERE (events.run, events.seq) > (?, ?) ORDER BY events.run, events.seq LIMIT ?;

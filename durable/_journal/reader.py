@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from durable._journal.checksum import checksum, checksum_of_run
-from durable._journal.database import prepare_reader
+from durable._journal.database import prepare_reader, snapshot
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
 from durable._journal.records import HookRow, Request, RunRow
@@ -30,7 +30,7 @@ from durable._journal.selection import (
 )
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
-from durable.errors import JournalCorruptError, JournalError
+from durable.errors import JournalCorruptError, JournalError, WorkflowRunNotFoundError
 
 T = TypeVar("T")
 
@@ -117,9 +117,14 @@ class Reader:
 
         Raises:
             JournalCorruptError: an event is damaged or missing; it is named.
+            WorkflowRunNotFoundError: the run has been deleted meanwhile.
         """
         parameters = (pk, after_seq, _NO_LIMIT if limit is None else limit)
         return await self._ask(partial(_read_history, run_id, after_seq, parameters))
+
+    async def run_with_history(self, run_id: str) -> tuple[RunRow, list[Event]] | None:
+        """Return a run and its verified events as they were at one moment, or None."""
+        return await self._ask(partial(_read_whole, run_id))
 
     async def last_event(self, pk: int, run_id: str) -> Event | None:
         """Return the newest event of a run, verified, or None."""
@@ -300,7 +305,31 @@ def _read_history(
 ) -> list[Event]:
     rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
     seed = checksum_of_run(run_id)
-    return [_verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
+    try:
+        events = [
+            _verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)
+        ]
+    except JournalCorruptError:
+        _check_there(run_id, conn)
+        raise
+    if not events and not after_seq:
+        _check_there(run_id, conn)
+    return events
+
+
+def _check_there(run_id: str, conn: sqlite3.Connection) -> None:
+    """Tell a run that is being deleted, whose events go piece by piece, from a damaged one."""
+    if conn.execute(_BY_ID, (run_id,)).fetchone() is None:
+        raise WorkflowRunNotFoundError(run_id)
+
+
+def _read_whole(run_id: str, conn: sqlite3.Connection) -> tuple[RunRow, list[Event]] | None:
+    with snapshot(conn):
+        found = conn.execute(_BY_ID, (run_id,)).fetchone()
+        if found is None:
+            return None
+        row = _ROW(found)
+        return row, _read_history(run_id, 0, (row.pk, 0, _NO_LIMIT), conn)
 
 
 def _read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:

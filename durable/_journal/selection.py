@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from durable._journal.database import snapshot
 from durable._journal.records import BLOCKED, FINISHED, PENDING, RUNNING, RunRow
 from durable._journal.sql import parse, read
 
@@ -108,7 +108,7 @@ def read_rows(
         order: ``"newest"`` or ``"oldest"`` first.
         entries: look at so many entries of the index at most.
     """
-    with _snapshot(conn):
+    with snapshot(conn):
         scan = _Scan(conn, selection, order, after)
         entries = entries if scan.conditions else limit
         found = scan.statement("rows_from", entries)
@@ -122,7 +122,7 @@ def read_count(
     selection: Selection, after: Position | None, entries: int, conn: sqlite3.Connection
 ) -> Count:
     """Count the runs among the next `entries` of the index that leads to them."""
-    with _snapshot(conn):
+    with snapshot(conn):
         scan = _Scan(conn, selection, "oldest", after)
         found = _number(conn, scan.statement("count_from", entries))
         return Count(found, scan.position(entries))
@@ -224,17 +224,6 @@ def _run(conn: sqlite3.Connection, statement: _Piece) -> Sequence[tuple[int, int
 
 def _number(conn: sqlite3.Connection, statement: _Piece) -> int:
     return _run(conn, statement)[0][0]
-
-
-@contextmanager
-def _snapshot(conn: sqlite3.Connection) -> Iterator[None]:
-    """Let several statements see the same journal."""
-    conn.execute("BEGIN")
-    try:
-        yield
-    finally:
-        with suppress(sqlite3.Error):  # it has only read, and an error is on its way already
-            conn.execute("ROLLBACK")
 
 
 def plan(selection: Selection, order: str, conn: sqlite3.Connection) -> list[str]:

@@ -13,19 +13,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock, SystemClock
 from durable._engine.commands import resumed
+from durable._engine.management import Shelf
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
 from durable._engine.remote import RemoteEngine
 from durable._engine.requests import CANCEL, WAKE
 from durable._journal.codec import Codec
-from durable._journal.control_client import own_or_connect
+from durable._journal.control_client import OwnerLostError, own_or_connect
 from durable._journal.filesystem import canonical_journal_path, check_filesystem, journal_file
 from durable._journal.journal import Journal
 from durable._journal.lock import OwnerLock
@@ -45,6 +46,9 @@ from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
 from durable._surface.scoped import Scoped
 from durable.errors import JournalError, RuntimeNotRunningError, WorkflowRunNotFoundError
+
+T = TypeVar("T")
+_TRIES = 5  # of a command whose owner went away while it was being given
 
 
 class Bystander(Scoped):
@@ -77,9 +81,14 @@ class Bystander(Scoped):
     @property
     def reader(self) -> Reader:
         """Answers questions from the journal."""
+        return self.journal.reader
+
+    @property
+    def journal(self) -> Journal:
+        """The journal, opened for reading."""
         if self._journal is None:
             raise RuntimeNotRunningError(f"{self.path} is not open: use it in `async with`")
-        return self._journal.reader
+        return self._journal
 
     @property
     def is_owner(self) -> bool:
@@ -108,22 +117,41 @@ class CommandPort(Protocol):
         """Let a blocked run try again."""
 
     async def ask(self, what: str, **fields: Any) -> Any:
-        """Give a run a payload; see `EnginePort`."""
+        """Give a run a payload, delete or import one; see `EnginePort`."""
+
+
+async def command(
+    path: str | os.PathLike[str],
+    give: Callable[[CommandPort], Awaitable[T]],
+    *,
+    create: bool = False,
+) -> T:
+    """Give one command to a journal, again if its owner goes away meanwhile; see `commanding`."""
+    for _ in range(_TRIES):
+        try:
+            async with commanding(path, create=create) as port:
+                return await give(port)
+        except OwnerLostError:
+            continue  # the next owner, or nobody, is given the same
+    raise JournalError(f"the owners of {path} come and go: repeat the command")
 
 
 @asynccontextmanager
-async def commanding(path: str | os.PathLike[str]) -> AsyncIterator[CommandPort]:
+async def commanding(
+    path: str | os.PathLike[str], *, create: bool = False
+) -> AsyncIterator[CommandPort]:
     """Give the way to command the runs of a journal, whether or not it has an owner.
 
     Args:
-        path: the journal's file; it must exist.
+        path: the journal's file.
+        create: make it if it does not exist.
 
     Raises:
         JournalError: there is no journal, or it cannot be opened.
     """
     path = canonical_journal_path(path)
     check_filesystem(path)
-    if not os.path.exists(journal_file(path)):
+    if not create and not os.path.exists(journal_file(path)):
         raise JournalError(f"there is no journal at {path}: check the path")
     lock, clock = OwnerLock(path), SystemClock()
     command = " ".join(sys.argv)[:300]
@@ -194,12 +222,18 @@ class Unowned:
             await self._perform([], resumed(row))
 
     async def ask(self, what: str, **fields: Any) -> Any:
-        """Refuse: payloads are checked by the run's own code."""
-        raise RuntimeNotRunningError(
-            f"no process has the journal {self._journal.path} open: a payload reaches a run "
-            "only while a program that has its code is running; start that program and repeat "
-            "the command"
-        )
+        """Delete or import a run; what needs the code of a run, such as a payload, is refused."""
+        shelf = Shelf(self._journal, self._clock, _not_in_memory, _expiry, _nothing)
+        if what == "import_run":
+            return await shelf.import_run(**fields)
+        if what != "delete_run":
+            raise RuntimeNotRunningError(
+                f"no process has the journal {self._journal.path} open: {what} reaches a run only "
+                "while a program that has its code is running; start that program and repeat the "
+                "command"
+            )
+        await shelf.delete_run(**fields)
+        await self._journal.empty_trash()
 
     async def _row(self, run_id: str) -> RunRow:
         row = await self._journal.reader.run_by_id(run_id)
@@ -222,6 +256,14 @@ class Unowned:
 def _expiry(row: RunRow, at: int) -> int | None:
     kept = row.retention_us
     return None if kept is None or kept == KEEP_FOR_EVER else at + kept
+
+
+def _not_in_memory(run_id: str) -> None:
+    """Tell that no run is executed here."""
+
+
+def _nothing() -> None:
+    """Sweep nothing: the next owner does."""
 
 
 def _ignore(error: BaseException | None) -> None:

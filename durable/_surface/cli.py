@@ -17,23 +17,17 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from durable._base.ids import new_token, token_hash, valid_text
 from durable._journal.codec import Codec
-from durable._journal.control_client import OwnerLostError
 from durable._journal.records import BLOCKED, FINISHED
 from durable._surface import manual
-from durable._surface.bystander import Bystander, CommandPort, commanding
+from durable._surface.bystander import Bystander, CommandPort, command
+from durable._surface.cli_files import add_files
 from durable._surface.cli_runs import add_journal, add_runs
 from durable._surface.history import read_events, waiting_for
 from durable._surface.listing import event_facts, history_lines, plain, run_facts
 from durable._surface.run import Run
-from durable.errors import (
-    DurableError,
-    HookNotFoundError,
-    JournalError,
-    WorkflowRunNotFoundError,
-)
+from durable.errors import DurableError, HookNotFoundError, WorkflowRunNotFoundError
 
 _LATER = "when a program that has its code opens the journal"
-_TRIES = 5  # of a command whose owner went away while it was being given
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     send.add_argument("name", metavar="NAME")
     _add_payload(send, _send)
     _add_docs(commands.add_parser("docs", help="list the documentation, or print a page of it"))
+    add_files(commands.add_parser)
     return parser
 
 
@@ -169,19 +164,13 @@ async def _command(arguments: argparse.Namespace, ask: Ask) -> int:
     if status in FINISHED:
         print(f"{arguments.run_id} is {status} already: nothing to do")
         return 0
-    done = await _ask(arguments, ask)
+    done = await _give(arguments, ask)
     print(f"{arguments.run_id}: {done}; it is {await _status(arguments)} now")
     return 0
 
 
-async def _ask(arguments: argparse.Namespace, ask: Ask) -> str:
-    for _ in range(_TRIES):
-        try:
-            async with commanding(arguments.db) as port:
-                return await ask(port, arguments)
-        except OwnerLostError:
-            continue  # the next owner, or nobody, is asked the same
-    raise JournalError(f"the owners of {arguments.db} come and go: repeat the command")
+async def _give(arguments: argparse.Namespace, ask: Ask) -> str:
+    return await command(arguments.db, lambda port: ask(port, arguments))
 
 
 async def _status(arguments: argparse.Namespace) -> str:
@@ -213,7 +202,7 @@ def _give(arguments: argparse.Namespace, ask: Ask) -> int:
     given = arguments.key
     arguments.key = new_token() if given is None else valid_text(given, "dedupe key")
     arguments.payload = arguments.payload or _json("null")
-    print(asyncio.run(_ask(arguments, ask)))
+    print(asyncio.run(_give(arguments, ask)))
     return 0
 
 

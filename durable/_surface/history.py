@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Self
 
 from durable._authoring.primitives import from_us
-from durable._journal.failure import decode_failure
+from durable._journal.failure import preview_failure
 from durable._journal.records import FINISHED, PENDING, RunRow
 from durable._replay.attributes import ATTRIBUTE_KINDS, decode_change
 from durable._replay.events import ANSWERS, Event, EventKind
@@ -80,10 +80,11 @@ _TEXTS = frozenset({EventKind.RUN_CANCELLED, EventKind.CANCEL_REQUESTED})
 async def read_events(access: Access, row: RunRow) -> list[HistoryEvent]:
     """Return the history of a run, oldest event first."""
     history = await access.reader.history(row.pk, row.run_id)
-    return [_shown(access, event) for event in history]
+    return [shown_event(access, event) for event in history]
 
 
-def _shown(access: Access, event: Event) -> HistoryEvent:
+def shown_event(access: Access, event: Event) -> HistoryEvent:
+    """Return an event as people read it; nothing recorded in it is loaded."""
     kind = EventKind(event.kind)
     return HistoryEvent(
         seq=event.seq,
@@ -98,12 +99,11 @@ def _shown(access: Access, event: Event) -> HistoryEvent:
 
 def _value(access: Access, kind: EventKind, payload: bytes) -> object:
     if kind in _TEXTS:
-        return payload.decode()
+        return payload.decode(errors="replace")
     if kind in ATTRIBUTE_KINDS:
         return decode_change(payload).set
     if kind in _ERRORS:
-        failure = decode_failure(payload, access.payloads.codec)
-        return f"{failure.error_type.removeprefix('builtins.')}: {failure.message}"
+        return preview_failure(payload, access.payloads.codec)
     return access.payloads.preview(payload)
 
 

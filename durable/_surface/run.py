@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from datetime import datetime, timedelta
+from os import PathLike, fspath
 from typing import Any, Generic, TypeVar, cast
 
 from durable._authoring.context import current_attempt, current_body
@@ -21,6 +22,7 @@ from durable._engine.ports import EnginePort, RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
 from durable._journal.chunks import StreamKey, stream_names
 from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, FAILED, RunRow
+from durable._surface.carrying import export_run
 from durable._surface.current import Access, current_runtime
 from durable._surface.history import HistoryEvent, RunStatus, read_events, waiting_for
 from durable._surface.hook_info import HookInfo, hooks_of
@@ -232,6 +234,41 @@ class Run(Generic[R]):
         """Let a blocked run try again, after its code has been mended."""
         await self._asked("resume", self._resume)
 
+    async def delete(self) -> None:
+        """Delete the run, which must have ended; nobody can see it any more afterwards.
+
+        Its id is free again. Space is given back in the background.
+
+        Raises:
+            WorkflowRunNotFinishedError: it has not ended: cancel it first.
+            WorkflowRunNotFoundError: there is no such run.
+        """
+        await self._asked("delete", self._delete)
+
+    async def export(
+        self, path: str | PathLike[str] | None = None, *, overwrite: bool = False
+    ) -> dict[str, Any]:
+        """Return the run as one JSON document, with its history and all recorded values.
+
+        For a bug report, or for `import_run` on another machine. Beside each value stands a
+        preview; ``about`` and each ``shown`` may be cut out of the file by hand.
+
+        Args:
+            path: also write it to this file, of mode 0600. Default: no file.
+            overwrite: over an existing file.
+
+        Raises:
+            WorkflowRunNotFoundError: there is no such run.
+            FileExistsError: there is such a file. OSError: it cannot be written.
+
+        Example:
+            ``await get_run("order-17").export("order-17.json")``
+        """
+        chosen = None if path is None else fspath(path)
+        return await self._asked(
+            "_export", lambda: self._export(chosen, overwrite), chosen, overwrite
+        )
+
     # --- how -------------------------------------------------------------------------------
 
     async def _asked(self, method: str, ask: Callable[[], Awaitable[T]], *args: object) -> T:
@@ -282,6 +319,15 @@ class Run(Generic[R]):
 
     async def _resume(self) -> None:
         await (await (await self._way()).port()).resume(self.run_id)
+
+    async def _delete(self) -> None:
+        port = await (access := await self._way()).port()
+        if await access.reader.run_by_id(self.run_id) is None:
+            raise WorkflowRunNotFoundError(self.run_id)
+        await port.ask("delete_run", run_id=self.run_id)
+
+    async def _export(self, path: str | None, overwrite: bool) -> dict[str, Any]:
+        return await export_run(await self._way(), self.run_id, path, overwrite=overwrite)
 
     def __repr__(self) -> str:
         return f"<Run {self.run_id}>"

@@ -28,15 +28,17 @@ from typing import (
 
 from durable._authoring.workflow import Workflow
 from durable._base.clock import Clock
+from durable._journal.backup import Backup
 from durable._journal.codec import Codec
 from durable._journal.driver import DriverFactory
+from durable._surface.cancelling import CancelOutcome
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
 from durable._surface.options import Duration
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.scoped import may_drain
-from durable._surface.selecting import Order, RunFilters, RunInfo, RunPage
+from durable._surface.selecting import HasRunId, Order, RunFilters, RunInfo, RunPage
 from durable._surface.sync_host import Host
 from durable.errors import RuntimeNotRunningError
 
@@ -200,6 +202,30 @@ class SyncRuntime:
         host = self._opened()
         return host.call(lambda: host.runtime.count_runs(**filters))
 
+    def cancel_runs(
+        self,
+        runs: Iterable[HasRunId | str] | None = None,
+        *,
+        reason: str | None = None,
+        **filters: Unpack[RunFilters],
+    ) -> list[CancelOutcome]:
+        """Ask many runs to end; return what came of each. See `durable.cancel_runs`."""
+        host = self._opened()
+        chosen = None if runs is None else list(runs)
+        return host.call(lambda: host.runtime.cancel_runs(chosen, reason=reason, **filters))
+
+    def import_run(
+        self, source: str | PathLike[str] | Mapping[str, Any], *, run_id: str | None = None
+    ) -> SyncRun[Any]:
+        """Take an exported run into the journal. See `durable.import_run`."""
+        host = self._opened()
+        return SyncRun(host.call(lambda: host.runtime.import_run(source, run_id=run_id)), host)
+
+    def backup(self, path: str | PathLike[str], *, overwrite: bool = False) -> Backup:
+        """Copy the journal to a file while it is being worked on. See `durable.backup`."""
+        host = self._opened()
+        return host.call(lambda: host.runtime.backup(path, overwrite=overwrite))
+
     def _opened(self) -> Host:
         if self._host is None:
             raise RuntimeNotRunningError(
@@ -282,6 +308,16 @@ class SyncRun(Generic[R]):
     def resume(self) -> None:
         """Let a blocked run try again, after its code has been mended."""
         self._host.call(self._run.resume)
+
+    def delete(self) -> None:
+        """Delete the run, which must have ended. See `Run.delete`."""
+        self._host.call(self._run.delete)
+
+    def export(
+        self, path: str | PathLike[str] | None = None, *, overwrite: bool = False
+    ) -> dict[str, Any]:
+        """Return the run as one JSON document, and write it to a file. See `Run.export`."""
+        return self._host.call(lambda: self._run.export(path, overwrite=overwrite))
 
     def __repr__(self) -> str:
         return f"<SyncRun {self.run_id}>"

@@ -1,0 +1,204 @@
+"""Copying a journal while it is being worked on, and looking at the copy before it counts.
+
+Owns the way of a backup: a snapshot is copied page by page on a connection and a thread of
+its own, so that neither the writer nor the host's loop waits; the copy is checked whole (the
+file's structure, every event's checksum and place); only then is it given its name. Until
+that it is a draft, which any failure removes.
+
+The snapshot keeps the -wal from being emptied, so that the journal's files grow while it is
+copied. The copy counts as one whose owner died: what was in flight runs again there.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
+
+from durable._journal.checksum import checksum
+from durable._journal.database import prepare_reader
+from durable._journal.driver import DriverFactory
+from durable._journal.files import (
+    JournalFiles,
+    new_draft,
+    put_in_place,
+    refuse_existing,
+    sync_and_close,
+)
+from durable._journal.migrations import check_integrity
+from durable._journal.sql import QUERIES
+from durable.errors import BackupError, JournalCorruptError
+
+T = TypeVar("T")
+
+_PAGES_AT_ONCE = 512
+_EVENTS_AT_ONCE = 500
+_ALL_EVENTS, _BARE_RUN = QUERIES["all_events"], QUERIES["run_without_events"]
+_COUNT_RUNS = QUERIES["count_runs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A good copy of a journal.
+
+    Attributes:
+        path: where it lies.
+        runs, events: how many it holds; every event has been checked.
+        bytes: its size.
+
+    Example:
+        ``print((await backup("app-monday.db")).runs)``
+    """
+
+    path: str
+    runs: int
+    events: int
+    bytes: int
+
+
+class Stop:
+    """Ends the copying of a backup from another thread."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def ask(self) -> None:
+        """Let the copying end at the next page."""
+        self._asked.set()
+
+    def check(self, *progress: int) -> None:
+        """Raise if it is to end."""
+        if self._asked.is_set():
+            raise BackupError("the backup was called off: the journal is being closed")
+
+
+class _Place(NamedTuple):
+    """The event looked at last, and how many there were so far."""
+
+    run: int = 0
+    seq: int = 0
+    seen: int = 0
+
+
+async def back_up(
+    files: JournalFiles,
+    drivers: DriverFactory,
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    stop: Stop,
+) -> Backup:
+    """Copy the journal to `target`; return when the copy is checked and durable.
+
+    Raises:
+        FileExistsError: `target` exists, and `overwrite` is False.
+        BackupError: it could not be made, or is not good; nothing is left of it.
+    """
+    path = os.path.realpath(os.fspath(target))
+    _refuse_place(files, path)
+    refuse_existing(path, overwrite=overwrite)
+    draft: str | None = None
+    try:
+        draft, descriptor = new_draft(path)
+        os.close(descriptor)
+        await _with(drivers, files.uri("ro"), partial(_copy, draft, files.path, stop))
+        runs, events = await _check(drivers, draft, stop)
+        sync_and_close(os.open(draft, os.O_RDWR | os.O_CLOEXEC))
+        put_in_place(draft, path, overwrite=overwrite)
+    except FileExistsError:
+        raise
+    except (sqlite3.Error, OSError, JournalCorruptError) as error:
+        raise BackupError(f"the backup {path} could not be made: {error}") from error
+    finally:
+        stop.ask()
+        if draft is not None:
+            with suppress(OSError):
+                os.unlink(draft)
+    return Backup(path, runs, events, os.stat(path).st_size)
+
+
+def _refuse_place(files: JournalFiles, path: str) -> None:
+    if path.startswith(files.path) and path[len(files.path) :] in {
+        "", "-wal", "-shm", "-journal", ".reserve", ".lock",
+    }:  # fmt: skip
+        raise BackupError(f"{path} belongs to the journal itself: choose another path")
+    for left in (f"{path}-wal", f"{path}-journal"):
+        if os.path.exists(left):
+            raise BackupError(
+                f"{path} cannot be overwritten: beside it lies {left}, so it is a journal that is "
+                "open, or was not closed in order; choose another path"
+            )
+
+
+async def _with(drivers: DriverFactory, uri: str, fn: Callable[[sqlite3.Connection], T]) -> T:
+    """Run `fn` on a connection of its own."""
+    driver = drivers(uri, True)
+    await driver.open()
+    try:
+        return await driver.call(fn)
+    finally:
+        await driver.close()  # after `fn`, also where nobody waits for it any more
+
+
+def _copy(draft: str, path: str, stop: Stop, conn: sqlite3.Connection) -> None:
+    prepare_reader(conn, path)
+    # One snapshot for all pages: without it, each write meanwhile begins the copying anew.
+    conn.execute("BEGIN")
+    conn.execute(_COUNT_RUNS).fetchone()
+    with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
+        # Not worth a thing before it is whole; then it is synced at once.
+        copy.execute("PRAGMA journal_mode = OFF")
+        copy.execute("PRAGMA synchronous = OFF")
+        conn.backup(copy, pages=_PAGES_AT_ONCE, progress=stop.check, sleep=0)
+    conn.execute("ROLLBACK")
+
+
+# --- looking at the copy --------------------------------------------------------------------
+
+
+async def _check(drivers: DriverFactory, draft: str, stop: Stop) -> tuple[int, int]:
+    """Look at all of a copy, a piece at a time; return how many runs and events it has."""
+    uri = f"file:{quote(os.fsencode(draft))}?mode=ro&immutable=1"
+    driver = drivers(uri, True)
+    await driver.open()
+    try:
+        runs = await driver.call(partial(_check_file, draft))
+        place = _Place()
+        while (after := await driver.call(partial(_check_events, place))) is not None:
+            place = after
+            stop.check()
+        return runs, place.seen
+    finally:
+        await driver.close()
+
+
+def _check_file(draft: str, conn: sqlite3.Connection) -> int:
+    prepare_reader(conn, draft)
+    check_integrity(conn, draft)
+    bare = conn.execute(_BARE_RUN).fetchone()
+    if bare is not None:
+        raise JournalCorruptError(f"run {bare[0]} has no history")
+    (runs,) = conn.execute(_COUNT_RUNS).fetchone()
+    return int(runs)
+
+
+def _check_events(place: _Place, conn: sqlite3.Connection) -> _Place | None:
+    """Look at the next events behind a place; None when there are none."""
+    rows = conn.execute(_ALL_EVENTS, (*place[:2], _EVENTS_AT_ONCE)).fetchall()
+    for run, run_id, is_trash, *fields, crc in rows:
+        seq = fields[0]
+        if not is_trash:
+            if run_id is None:
+                raise JournalCorruptError(f"there are events of run key {run}, which is no run")
+            if seq != (place.seq + 1 if run == place.run else 1):
+                raise JournalCorruptError(f"event {seq} of run {run_id} is not in its place")
+            if checksum(run_id, tuple(fields)) != crc:
+                raise JournalCorruptError(f"event {seq} of run {run_id} is damaged")
+        place = _Place(run, seq, place.seen + (not is_trash))
+    return place if rows else None

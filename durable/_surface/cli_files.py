@@ -1,0 +1,85 @@
+"""`durable export`, `import`, `backup` and `delete`: runs and journals as files.
+
+Owns the arguments and what is printed. Exporting and backing up read the journal's file,
+beside an owner or without one; importing and deleting are given to the owner, or done in
+its absence. Nothing recorded is executed or loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from functools import partial
+
+from durable._surface.bystander import Bystander, CommandPort, Unowned, command
+from durable._surface.carrying import export_run, read_document, send_document
+from durable._surface.cli_runs import add_journal
+from durable.errors import WorkflowRunNotFoundError
+
+Ask = Callable[[argparse.Namespace], Coroutine[None, None, str]]
+
+
+def add_files(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the four commands."""
+    export = _add(add_parser("export", help="write one run to a JSON file"), _export)
+    export.add_argument("run_id", metavar="RUN_ID")
+    export.add_argument("file", metavar="FILE", nargs="?", help="default: print it")
+    export.add_argument("--overwrite", action="store_true", help="over an existing file")
+    take = _add(add_parser("import", help="take an exported run in; it does not run"), _import)
+    take.add_argument("file", metavar="FILE")
+    take.add_argument("--as", dest="run_id", metavar="RUN_ID", help="under another id")
+    backup = _add(add_parser("backup", help="copy the journal, also while it is used"), _backup)
+    backup.add_argument("file", metavar="FILE")
+    backup.add_argument("--overwrite", action="store_true", help="over an existing file")
+    delete = _add(add_parser("delete", help="delete a finished run"), _delete)
+    delete.add_argument("run_id", metavar="RUN_ID")
+
+
+def _add(parser: argparse.ArgumentParser, ask: Ask) -> argparse.ArgumentParser:
+    add_journal(parser, partial(_perform, ask))
+    return parser
+
+
+def _perform(ask: Ask, arguments: argparse.Namespace) -> int:
+    print(asyncio.run(ask(arguments)))
+    return 0
+
+
+async def _export(arguments: argparse.Namespace) -> str:
+    async with Bystander(arguments.db) as access:
+        document = await export_run(
+            access, arguments.run_id, arguments.file, overwrite=arguments.overwrite
+        )
+    if arguments.file is None:
+        return json.dumps(document, indent=1)
+    return f"{arguments.run_id}: {len(document['events'])} events in {arguments.file}"
+
+
+async def _import(arguments: argparse.Namespace) -> str:
+    document = await asyncio.to_thread(read_document, arguments.file)
+
+    async def give(port: CommandPort) -> str:
+        near = isinstance(port, Unowned)
+        return await send_document(port, document, arguments.run_id, near=near)
+
+    run_id = await command(arguments.db, give, create=True)
+    return f"{run_id}: imported; see `durable show {run_id}`"
+
+
+async def _backup(arguments: argparse.Namespace) -> str:
+    async with Bystander(arguments.db) as access:
+        made = await access.journal.back_up(arguments.file, overwrite=arguments.overwrite)
+    return f"{made.path}: {made.runs} runs, {made.events} events, {made.bytes:,} bytes, all checked"
+
+
+async def _delete(arguments: argparse.Namespace) -> str:
+    async def give(port: CommandPort) -> None:
+        await port.ask("delete_run", run_id=arguments.run_id)
+
+    async with Bystander(arguments.db) as access:
+        if await access.reader.run_by_id(arguments.run_id) is None:
+            raise WorkflowRunNotFoundError(arguments.run_id)
+    await command(arguments.db, give)
+    return f"{arguments.run_id}: deleted"
