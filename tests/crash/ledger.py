@@ -4,9 +4,10 @@ One line per fact, written with one `write` to a file opened for appending, so t
 fact survives SIGKILL as soon as the program goes on. The oracle compares the ledger
 with the journal: the journal may know more, never less.
 
-Facts: ``acked run`` (start returned), ``cancelled run`` (cancel returned), ``result run
-status value`` (result returned), ``refused what error``, and for steps ``begin`` / ``end`` /
-``fail`` with run, step, attempt and idempotency key.
+Facts: ``acked run`` (start returned), ``cancelled run`` (cancel returned), ``posted run
+key`` (a payload was acknowledged), ``result run status value`` (result returned),
+``refused what error``, and for steps ``begin`` / ``end`` / ``fail`` with run, step, attempt
+and idempotency key.
 """
 
 from __future__ import annotations

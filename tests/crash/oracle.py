@@ -23,6 +23,7 @@ RUN_ENDED = {3: "completed", 4: "failed", 5: "cancelled"}
 STEP_CREATED, STEP_RETRYING, STEP_COMPLETED, STEP_FAILED, STEP_CANCELLED = 10, 11, 12, 13, 14
 STEP_OUTCOMES = {STEP_COMPLETED, STEP_FAILED, STEP_CANCELLED}
 WAIT_COMPLETED = 21
+HOOK_RECEIVED = 31
 FINISHED = set(RUN_ENDED.values())
 
 
@@ -109,6 +110,9 @@ def _check_history(run_id: str, status: str, rows: list[Row]) -> None:
     answers = Counter(row.ref for row in rows if row.kind in once)
     if any(count > 1 for count in answers.values()):
         raise PromiseBrokenError(f"{run_id}: two outcomes of one command: {rows}")
+    keyed = Counter((r.ref, r.name) for r in rows if r.kind == HOOK_RECEIVED and "\n" in r.name)
+    if any(count > 1 for count in keyed.values()):
+        raise PromiseBrokenError(f"{run_id}: one payload recorded twice: {rows}")
     ends = [RUN_ENDED[row.kind] for row in rows if row.kind in RUN_ENDED]
     if len(ends) > 1 or (ends and rows[-1].kind not in RUN_ENDED):
         raise PromiseBrokenError(f"{run_id}: events after its end: {rows}")
@@ -129,6 +133,10 @@ def check_nothing_acknowledged_is_lost(journal: Journal, ledger: Ledger) -> None
             raise PromiseBrokenError(
                 f"{run_id} was seen {status}, the journal says {journal.status.get(run_id)}"
             )
+    for run_id, key in ledger.of("posted"):
+        names = [row.name for row in journal.events.get(run_id, []) if row.kind == HOOK_RECEIVED]
+        if not any(name.endswith(f"\n{key}") for name in names):
+            raise PromiseBrokenError(f"payload {key} was acknowledged and is lost: {names}")
     begun = {(attempt.run, attempt.step) for attempt in ledger.attempts("begin")}
     missing = begun - journal.steps(STEP_CREATED)
     if missing:

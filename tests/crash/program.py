@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from durable import Backoff, Run, Runtime, Step, get_step_metadata, step
 from durable.errors import (
+    HookNotFoundError,
     JournalError,
     WorkflowRunCancelledError,
     WorkflowRunFailedError,
@@ -117,6 +118,21 @@ class Program:
             status, value = "cancelled", error.reason
         note("result", run.run_id, status, value)
         return value
+
+    async def post(
+        self, run: Run[Any], what: object, send: Callable[[str], Awaitable[object]]
+    ) -> None:
+        """Send a payload under a key of its own, and note that it was acknowledged.
+
+        One that was acknowledged to an earlier process is sent again: its run may have ended.
+        """
+        key = f"{run.run_id}-{what}"
+        try:
+            await insist(lambda: send(key))
+        except HookNotFoundError:
+            events = await insist(run.events)
+            assert any(event.name.endswith(key) for event in events), f"{key} was refused"
+        note("posted", run.run_id, key)
 
     async def until(self, run: Run[Any], label: str) -> None:
         """Wait until the history of `run` tells that the step `label` has completed."""

@@ -18,7 +18,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from durable import Runtime, sleep, start, step, workflow
+from durable import (
+    Runtime,
+    create_hook,
+    receive,
+    resume_hook,
+    send,
+    sleep,
+    start,
+    step,
+    workflow,
+)
 from tests.crash.ledger import Ledger, Marks
 from tests.crash.program import (
     BrokenError,
@@ -305,6 +315,49 @@ async def main_bulky(program: Program) -> None:
     await program.finish(await program.start(sequential.options(run_id="small-1"), 1))
 
 
+# --- 11. payloads from outside, for a hook and a mailbox, and a token that is taken ------------
+
+HEARD, REPORTED = make("heard"), make("reported")
+PAYLOADS = range(4)
+
+
+@workflow(name="crash.listener")
+async def listener(value: int) -> str:
+    """A step, then payloads with a time limit each, then two letters that came early."""
+    async with create_hook(int, token="crash") as hook:
+        await HEARD(value)
+        found = [await hook.get(timeout=LONG) for _ in PAYLOADS]
+    found += [await receive("early", int) for _ in range(2)]
+    await REPORTED(value)
+    return repr(found)
+
+
+@workflow(name="crash.rival")
+async def rival(value: int) -> str:
+    """Claim the token of the listener, and hear who has it; then once more, when it is free."""
+    async with create_hook(token="crash") as hook:
+        holder = await hook.get_conflict()
+    word = await receive("go")
+    async with create_hook(token="crash") as hook:
+        return f"{holder and holder.run_id}, {word}, {await hook.get_conflict()}"
+
+
+async def main_hooks(program: Program) -> None:
+    """Letters at once; the rival's conflict; then payloads one by one, each under its key."""
+    run = await program.start(listener.options(run_id="listener-1"), 1)
+    for n in range(2):
+        await program.post(run, n, lambda key, n=n: send(run, "early", n, dedupe_key=key))
+    await program.until(run, "heard")
+    other = await program.start(rival.options(run_id="rival-1"), 1)
+    while "hook_conflict" not in [event.kind for event in await insist(other.events)]:
+        await asyncio.sleep(0.001)  # sleeps: an application that looks again
+    for n in PAYLOADS:
+        await program.post(run, n, lambda key, n=n: resume_hook("crash", n, dedupe_key=key))
+    await program.finish(run)
+    await program.post(other, "go", lambda key: send(other, "go", "on", dedupe_key=key))
+    await program.finish(other)
+
+
 SCENARIOS = {
     "sequential": Scenario(
         main_sequential, {"seq-1": ("completed", "15"), "seq-2": ("completed", "25")}
@@ -345,6 +398,13 @@ SCENARIOS = {
         main_bulky,
         {"bulky-1": ("completed", "4800000"), "small-1": ("completed", "6")},
         stride=37,
+    ),
+    "hooks": Scenario(
+        main_hooks,
+        {
+            "listener-1": ("completed", "[0, 1, 2, 3, 0, 1]"),
+            "rival-1": ("completed", "listener-1, on, None"),
+        },
     ),
 }
 

@@ -49,6 +49,12 @@ BROKEN: dict[str, Callable[[], object]] = {
     "a lost result": lambda: oracle.check_nothing_acknowledged_is_lost(
         GOING, ledger(["result", "r", "completed", 1])
     ),
+    "a lost payload": lambda: oracle.check_nothing_acknowledged_is_lost(
+        GOING, ledger(["posted", "r", "k"])
+    ),
+    "a payload twice": Journal(
+        {"r": "running"}, {}, {"r": [Row(n, 31, 0, "in\nk", None) for n in (1, 2)]}
+    ).check,
     "a step before its record": lambda: oracle.check_nothing_acknowledged_is_lost(
         journal((CREATED, 0)), ledger(BEGUN)
     ),

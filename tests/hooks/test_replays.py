@@ -37,8 +37,9 @@ async def races_a_hook_with_a_sleep() -> object:
     done, pending = await asyncio.wait({waiting, night}, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
-    await fetch(waiting in done)
-    return waiting in done, [await hook.get(), await receive("m")]
+    in_time = waiting in done and waiting.exception() is None
+    await fetch(in_time)
+    return in_time, [await hook.get(), await receive("m")]
 
 
 @entry
@@ -71,9 +72,11 @@ async def two_wait_for_one_hook() -> object:
     one, two = asyncio.create_task(hook.get()), asyncio.create_task(hook.get())
     await fetch("meanwhile")
     one.cancel()
-    with suppress(asyncio.CancelledError):
-        await one
-    return one.cancelled(), await two, hook.pending
+    await asyncio.wait([one])
+    try:
+        return one.cancelled(), await two, hook.pending
+    finally:
+        await asyncio.gather(one, two, return_exceptions=True)
 
 
 @entry
@@ -85,7 +88,18 @@ async def gathers_hooks_and_mail() -> object:
 @entry
 async def takes_them_as_completed() -> object:
     hook = create_hook(token="h")
-    each_of = asyncio.as_completed([hook.get(), receive("m"), fetch("step"), hook.get()])
+    wanted = (hook.get(), receive("m"), fetch("step"), hook.get())
+    tasks = [asyncio.create_task(each) for each in wanted]
+    try:
+        return [await each for each in asyncio.as_completed(tasks)]
+    finally:
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@entry
+async def takes_coroutines_as_completed() -> object:
+    hook = create_hook(token="h")
+    each_of = asyncio.as_completed([fetch("step"), receive("m"), hook.get()])
     return [await each for each in each_of]
 
 
@@ -152,7 +166,12 @@ async def cleans_up_after_its_hook() -> object:
 @entry
 async def leaves_waiters_behind() -> object:
     hook = create_hook(token="h")
-    forgotten = [asyncio.create_task(hook.get()) for _ in range(2)]
+
+    async def forgettable() -> object:
+        with suppress(HookConflictError):
+            return await hook
+
+    forgotten = [asyncio.create_task(forgettable()) for _ in range(2)]
     await receive("m", timeout=2)
     return len(forgotten)
 

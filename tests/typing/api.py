@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, assert_type
@@ -16,14 +17,21 @@ import durable
 from durable import (
     Backoff,
     FatalError,
+    Hook,
+    HookInfo,
     RetryableError,
     Run,
     RunStatus,
     Runtime,
     SyncRuntime,
+    create_hook,
+    define_hook,
+    get_hook_by_token,
     get_run,
     get_step_metadata,
     get_workflow_metadata,
+    receive,
+    resume_hook,
     start,
     start_many,
     step,
@@ -181,6 +189,44 @@ async def handles() -> None:
         assert_type(event.kind, str)
         assert_type(event.at, datetime)
         assert_type(event.due, datetime | None)
+
+
+@dataclass
+class Approval:
+    """A payload."""
+
+    granted: bool
+
+
+async def hooks() -> None:
+    """What a hook gives is of the type that it was created with."""
+    hook = create_hook(Approval, token="A-17")
+    assert_type(hook, Hook[Approval])
+    assert_type(await hook, Approval)
+    assert_type(await hook.get(timeout="1h"), Approval)
+    assert_type(hook.pending, int)
+    assert_type(await hook.get_conflict(), Run[Any] | None)
+    async with create_hook() as anything:
+        async for payload in anything:
+            assert_type(payload, Any)
+    assert_type(create_hook(int | None), Hook[Any])
+    assert_type(await receive("notes", str, "1h"), str)
+    assert_type(await receive("notes"), Any)
+    create_hook(token=7)  # type: ignore[call-overload]
+
+
+async def answers() -> None:
+    """Those who answer need the token alone, or the type as well."""
+    info = await get_hook_by_token("A-17")
+    assert_type(info, HookInfo)
+    assert_type(await resume_hook(info, True), Run[Any])
+    await durable.send(get_run("run_1"), "notes", "now", dedupe_key="k")
+    await durable.send(17, "notes")  # type: ignore[arg-type]
+    approval = define_hook(Approval)
+    assert_type(await approval.create(), Approval)
+    await approval.resume("A-17", Approval(granted=True))
+    await approval.resume("A-17", "yes")  # type: ignore[arg-type]
+    assert_type(await get_run("run_1").hooks(), list[HookInfo])
 
 
 async def metadata() -> None:
