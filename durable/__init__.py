@@ -3,7 +3,7 @@ restarts and months of waiting, inside your program, over one SQLite file.
 
 Layers, each importing only from those below it:
 
-    testing      seams for users' tests
+    testing      seams for users' tests             asgi   webhooks over HTTP
     _surface     Runtime, start, Run, sync facade, command line
     _engine      scheduler, activation, executor, timers, recovery
     _authoring   workflow, step, sleep ...      _journal   SQLite, codec, ownership
@@ -42,11 +42,13 @@ from durable._surface.hook_info import HookInfo
 from durable._surface.hooks import Hook, create_hook, receive
 from durable._surface.mail import define_hook, get_hook_by_token, resume_hook, send
 from durable._surface.management import backup, cancel_runs, count_runs, import_run, list_runs
+from durable._surface.messages import WebhookRequest, WebhookResponse
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.selecting import RunInfo, RunPage
 from durable._surface.streams import Stream, StreamChunk
 from durable._surface.sync import SyncRun, SyncRuntime
+from durable._surface.webhooks import Webhook, create_webhook, resume_webhook
 from durable.errors import DurableError, FatalError, RetryableError
 
 __all__ = [
@@ -75,6 +77,9 @@ __all__ = [
     "SyncRuntime",
     "SyncWritable",
     "Transform",
+    "Webhook",
+    "WebhookRequest",
+    "WebhookResponse",
     "Workflow",
     "WorkflowMetadata",
     "Writable",
@@ -82,6 +87,7 @@ __all__ = [
     "cancel_runs",
     "count_runs",
     "create_hook",
+    "create_webhook",
     "define_hook",
     "get_hook_by_token",
     "get_run",
@@ -96,6 +102,7 @@ __all__ = [
     "random",
     "receive",
     "resume_hook",
+    "resume_webhook",
     "run",
     "send",
     "set_attributes",

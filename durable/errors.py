@@ -8,6 +8,7 @@ raised, what to do, and which sibling it is not. All of them pickle.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,6 +37,18 @@ def _rebuild(cls: type[DurableError], args: tuple[Any, ...]) -> DurableError:
 
 def _shown(error_type: str) -> str:
     return error_type.removeprefix("builtins.")
+
+
+_SECRET_TOKEN = re.compile("[A-Za-z0-9_-]{43}")
+
+
+def shown_token(token: str) -> str:
+    """Return a hook's token for messages and logs: of one that is a secret, the beginning.
+
+    Example:
+        ``shown_token("order:17") == "order:17"``
+    """
+    return f"{token[:6]}..." if _SECRET_TOKEN.fullmatch(token) else token
 
 
 # --- raised by users inside steps ---------------------------------------------------
@@ -121,8 +134,8 @@ class HookConflictError(DurableError):
 
     def __init__(self, token: str, run_id: str) -> None:
         super().__init__(
-            f"the hook token {token!r} is held by run {run_id}: use another token, or leave the "
-            "work to that run (`await hook.get_conflict()` returns it)"
+            f"the hook token {shown_token(token)!r} is held by run {run_id}: use another token, or "
+            "leave the work to that run (`await hook.get_conflict()` returns it)"
         )
         self.token = token
         self.run_id = run_id
@@ -132,7 +145,9 @@ class HookDisposedError(DurableError, RuntimeError):
     """A body waits for a hook that it has disposed itself: nothing can arrive there."""
 
     def __init__(self, token: str) -> None:
-        super().__init__(f"the hook {token!r} is disposed: it takes no payloads any more")
+        super().__init__(
+            f"the hook {shown_token(token)!r} is disposed: it takes no payloads any more"
+        )
         self.token = token
 
 
@@ -244,8 +259,8 @@ class HookNotFoundError(DurableError, LookupError):
     def __init__(self, token: str, message: str | None = None) -> None:
         super().__init__(
             message
-            or f"no open hook has the token {token!r}: it was never created, it is disposed, "
-            "or its run has ended"
+            or f"no open hook has the token {shown_token(token)!r}: it was never created, it is "
+            "disposed, or its run has ended"
         )
         self.token = token
 
@@ -315,6 +330,23 @@ class RuntimeNotRunningError(DurableError, RuntimeError):
 
 class RuntimeClosedError(RuntimeNotRunningError):
     """The `Runtime` has been closed; runs go on when the journal is opened again."""
+
+
+class WebhookVerifierError(DurableError, LookupError):
+    """A webhook asks for a verifier that whoever receives its requests does not have.
+
+    The request was not recorded. It was not refused as forged either: it can be sent again.
+
+    Attributes:
+        name: of the verifier.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"a webhook asks for the verifier {name!r}, which is unknown here: give it, as in "
+            "durable.asgi.webhooks(verifiers={name: HmacVerifier.github(secret)})"
+        )
+        self.name = name
 
 
 class DurationError(DurableError, ValueError):

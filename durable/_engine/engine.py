@@ -18,6 +18,7 @@ from durable._authoring import registry
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock
 from durable._engine.activation import Activation
+from durable._engine.answers import Answers
 from durable._engine.attributes import Attributes
 from durable._engine.births import Births
 from durable._engine.claims import Claims
@@ -62,6 +63,7 @@ class EngineOptions:
     processes_max: int | None = None
     idle_runs_max: int = 1000
     runs_max: int = 10_000
+    webhook_base_url: str = ""
 
 
 class _Waiter(NamedTuple):
@@ -128,6 +130,9 @@ class Engine:
         self._activation.hooks = self._loader.claims = claims
         mail = Mail(journal, self._commands, self._loader, self._activation, payloads, claims)
         self.answers |= {"resume_hook": mail.resume_hook, "send": mail.send}
+        answers = Answers()
+        self.answers |= {"webhook_wait": answers.wait, "webhook_give": answers.give}
+        self._loader.settings["webhook_base_url"] = options.webhook_base_url
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )

@@ -71,6 +71,7 @@ class Loader:
         self._loads: dict[str, asyncio.Future[None]] = {}
         self._reloads: set[asyncio.Task[None]] = set()
         self.claims: Claims | None = None
+        self.settings: dict[str, object] = {}  # of the runtime, for what bodies call
         self.stopped = False
 
     # --- new runs -----------------------------------------------------------------------
@@ -112,6 +113,7 @@ class Loader:
             run.run_id, partial(_begin, run, main), history, self._payloads, self._clock.wall_us
         )
         run.body.attributes = first_attributes(decode_attributes(run.row.attributes), history)
+        run.body.scratch.update(self.settings)
         return True
 
     # --- runs from the journal --------------------------------------------------------------

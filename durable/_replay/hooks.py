@@ -78,20 +78,22 @@ class Hooks:
         if event is None:
             self._loop.halt()
             return OpenHook(0, own, own, fit)
-        hook = OpenHook(event.seq, own, own or self._token_in(event), fit)
+        recorded: dict[str, object] = {} if own else self._facts_in(event)
+        hook = OpenHook(event.seq, own, own or str(recorded.get("token", "")), fit)
+        hook.facts = recorded
         self.open[event.seq] = hook
         self.any_claims = True
         if not self._script.replaying:
             self.changes.append((True, hook))
         return hook
 
-    def _token_in(self, event: Event) -> str:
+    def _facts_in(self, event: Event) -> dict[str, object]:
         try:
-            return str(hook_facts(self._payloads, event)["token"])
+            return hook_facts(self._payloads, event)
         except PayloadDecodeError as error:
             self._script.diverge(f"cannot read the token of the hook that it created: {error}")
             self._loop.halt()
-            return ""
+            return {}
 
     def dispose(self, hook: OpenHook) -> None:
         """Issue that a hook is disposed, which frees its token; twice is fine."""

@@ -129,6 +129,7 @@ class OpenHook(Mailbox):
         name: the token if it is the user's own, else empty.
         fit: what payloads must fit, if it has a type.
         conflict: the run that holds the token, once that is known to be another one.
+        facts: what is recorded with a hook whose token we have made.
         held: the token is known to be ours, by an event of the history.
         run: kept by the engine: the run in memory.
         claimed: kept by the engine: the journal says that the token is ours.
@@ -136,8 +137,8 @@ class OpenHook(Mailbox):
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_fit", "asked", "claimed", "closed", "conflict", "held", "name",
-        "run", "seq", "token",
+        "__weakref__", "_asking", "_fit", "asked", "claimed", "closed", "conflict", "facts", "held",
+        "name", "run", "seq", "token",
     )  # fmt: skip
 
     def __init__(self, seq: int, name: str, token: str, fit: Fit | None) -> None:
@@ -147,6 +148,7 @@ class OpenHook(Mailbox):
         self.token = token
         self._fit = fit
         self.conflict: str | None = None
+        self.facts: dict[str, object] = {}
         self.held = False
         self.closed = False
         self.run: object = None

@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands.add_parser("demo", help="see a process killed and its run go on"))
     add_runs(commands.add_parser("runs", help="list runs, newest first"))
+    _add_serve(commands.add_parser("serve", help="receive webhooks, and execute the runs"))
     _add_show(commands.add_parser("show", help="show one run with its history"))
     cancel = _add_command(commands.add_parser("cancel", help="cancel a run"), _cancel)
     cancel.add_argument("--reason", help="kept with the run and shown to its waiters")
@@ -104,6 +105,23 @@ def _add_docs(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(perform=_docs)
 
 
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Serve TARGET until Ctrl-C or SIGTERM. TARGET is a module, whose workflows then run from "
+        "the journal; or MODULE:NAME of a Runtime, or of an ASGI application that has mounted "
+        "durable.asgi.webhooks() itself. Needs uvicorn: pip install 'durable[web]'."
+    )
+    parser.add_argument("target", metavar="TARGET", help="a module, or MODULE:NAME")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=8787, help="0 for any free one (8787)")
+    parser.add_argument("--db", metavar="PATH", help="the journal ($DURABLE_JOURNAL, durable.db)")
+    parser.add_argument(
+        "--base-url", metavar="URL",
+        help="what webhook URLs begin with ($DURABLE_WEBHOOK_BASE_URL, the server's address)",
+    )  # fmt: skip
+    parser.set_defaults(perform=_serve)
+
+
 def _add_show(parser: argparse.ArgumentParser) -> None:
     add_journal(parser, _show)
     parser.add_argument("run_id", metavar="RUN_ID")
@@ -120,7 +138,7 @@ def _add_command(parser: argparse.ArgumentParser, ask: Ask) -> argparse.Argument
 
 
 def _add_payload(parser: argparse.ArgumentParser, ask: Ask) -> None:
-    add_journal(parser, lambda arguments: _give(arguments, ask))
+    add_journal(parser, lambda arguments: _hand_in(arguments, ask))
     parser.add_argument("payload", metavar="JSON", type=_json, nargs="?", help="default null")
     parser.add_argument("--key", help="a second payload under the same key has no effect")
 
@@ -133,6 +151,12 @@ def _json(text: str) -> bytes:
             f"{text!r:.80} is not JSON: {error}; a text needs double quotes of its own"
         ) from None
     return Codec(format="json").encode(value, "payload")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
+    return int(text)
 
 
 # --- looking ------------------------------------------------------------------------------
@@ -197,7 +221,7 @@ async def _resume(port: CommandPort, arguments: argparse.Namespace) -> str:
     return "it may try again"
 
 
-def _give(arguments: argparse.Namespace, ask: Ask) -> int:
+def _hand_in(arguments: argparse.Namespace, ask: Ask) -> int:
     # One key for all tries: an owner may have recorded the payload and gone away.
     given = arguments.key
     arguments.key = new_token() if given is None else valid_text(given, "dedupe key")
@@ -246,3 +270,12 @@ def _demo(arguments: argparse.Namespace) -> int:
     from durable._surface.demo import demonstrate
 
     return demonstrate(arguments.keep)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from durable._surface.serve import serve
+
+    return serve(
+        arguments.target, host=arguments.host, port=arguments.port, journal=arguments.db,
+        base_url=arguments.base_url,
+    )  # fmt: skip

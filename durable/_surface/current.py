@@ -65,6 +65,16 @@ def set_factory(factory: Callable[[str], Access]) -> None:
     _factory[:] = [factory]
 
 
+def journal_path() -> str:
+    """Return where the journal lies when nothing is said about it."""
+    return os.environ.get("DURABLE_JOURNAL") or DEFAULT_PATH
+
+
+def all_open() -> list[Access]:
+    """Return the runtimes that are open in the running loop."""
+    return list(_open.get(asyncio.get_running_loop(), ()))
+
+
 def opened(runtime: Access) -> None:
     """Note that a runtime is open in the running loop."""
     _open.setdefault(asyncio.get_running_loop(), []).append(runtime)
@@ -109,7 +119,7 @@ async def current_runtime() -> Access:
 async def _open_default(loop: asyncio.AbstractEventLoop) -> Access:
     if not _factory:
         raise RuntimeNotRunningError("no runtime is open, and none can be made here")
-    runtime = _factory[0](os.environ.get("DURABLE_JOURNAL") or DEFAULT_PATH)
+    runtime = _factory[0](journal_path())
     await runtime.open()
     # asyncio.run and its kin close every asynchronous generator before they close the
     # loop: the one way to be told in time.

@@ -16,6 +16,7 @@ from durable._journal.records import FINISHED, PENDING, RunRow
 from durable._replay.attributes import ATTRIBUTE_KINDS, decode_change
 from durable._replay.events import ANSWERS, Event, EventKind
 from durable._surface.current import Access
+from durable.errors import shown_token
 
 
 class RunStatus(str):
@@ -104,7 +105,11 @@ def _value(access: Access, kind: EventKind, payload: bytes) -> object:
         return decode_change(payload).set
     if kind in _ERRORS:
         return preview_failure(payload, access.payloads.codec)
-    return access.payloads.preview(payload)
+    shown = access.payloads.preview(payload)
+    if kind == EventKind.HOOK_CREATED and isinstance(shown, dict):
+        # Who knows the token of a webhook can call it: `run.hooks()` tells those who must know.
+        shown = shown | {"token": shown_token(str(shown.get("token", "")))}
+    return shown
 
 
 async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from durable._base.ids import token_hash, valid_text
 from durable._journal.records import HookRow
 from durable._replay.hooks import HOOK_RECEIVED, hook_facts
 from durable._surface.current import Access
-from durable.errors import HookNotFoundError
+from durable.errors import HookNotFoundError, shown_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,9 @@ class HookInfo:
     created_at: datetime
     type: str | None
     received: int
+
+    def __repr__(self) -> str:
+        return f"<HookInfo {shown_token(self.token)} of run {self.run_id}>"
 
 
 async def find(access: Access, token: str) -> HookInfo:

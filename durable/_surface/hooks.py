@@ -20,7 +20,7 @@ from durable._replay.body import Body
 from durable._replay.hooks import Hooks
 from durable._replay.mailbox import OpenHook
 from durable._surface.run import Duration, Run
-from durable.errors import HookDisposedError, WrongContextError
+from durable.errors import HookDisposedError, WrongContextError, shown_token
 
 T = TypeVar("T")
 
@@ -86,9 +86,7 @@ class Hook(Generic[T]):
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TimeoutError(
-                f"hook {opened.token!r} got no payload within {seconds:g} s"
-            ) from None
+            raise TimeoutError(f"{self!r} got no payload within {seconds:g} s") from None
 
     def __await__(self) -> Generator[Any, None, T]:
         return self.get().__await__()
@@ -143,7 +141,7 @@ class Hook(Generic[T]):
         return self._hooks
 
     def __repr__(self) -> str:
-        return f"<Hook {self.token}>"
+        return f"<Hook {shown_token(self.token)}>"
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(f"{self!r} stays in its workflow body: pass hook.token instead")

@@ -8,6 +8,8 @@ else be met in the middle of opening or closing a journal.
 from __future__ import annotations
 
 import math
+import os
+import re
 from datetime import timedelta
 from typing import Literal
 
@@ -17,6 +19,10 @@ from durable._engine.engine import EngineOptions
 from durable._journal.codec import Codec
 
 Duration = float | timedelta | str
+
+BASE_URL_VARIABLE = "DURABLE_WEBHOOK_BASE_URL"
+BASE_URL = "http://127.0.0.1:8787"  # where `durable serve` listens
+_BASE_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII | re.IGNORECASE)
 
 _DURABILITIES = ("full", "process")
 
@@ -29,6 +35,7 @@ def engine_options(
     threads: int,
     processes: int | None,
     idle_runs: int,
+    webhook_base_url: str | None,
 ) -> EngineOptions:
     """Return the engine's options.
 
@@ -43,7 +50,22 @@ def engine_options(
         threads_max=_count("threads", threads, at_least=1),
         processes_max=None if processes is None else _count("processes", processes, at_least=1),
         idle_runs_max=_count("idle_runs", idle_runs, at_least=0),
+        webhook_base_url=_base_url(webhook_base_url),
     )
+
+
+def _base_url(given: str | None) -> str:
+    """Return what the URLs of webhooks begin with, without a slash at the end."""
+    url = given
+    if url is None:
+        url = os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+    if not isinstance(url, str) or not _BASE_URL.fullmatch(url):
+        source = f"${BASE_URL_VARIABLE}" if given is None else "webhook_base_url"
+        raise ValueError(
+            f"{source} is {url!r}, which no URL can begin with: give scheme, host and perhaps "
+            "a path, such as 'https://example.org/hooks'"
+        )
+    return url.rstrip("/")
 
 
 def check_durability(durability: object) -> None:

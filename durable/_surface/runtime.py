@@ -30,11 +30,14 @@ from durable._surface import current, endings, mail
 from durable._surface.api import begin, calls_of
 from durable._surface.hook_info import HookInfo, find
 from durable._surface.management import Managed
+from durable._surface.messages import WebhookRequest, WebhookResponse
 from durable._surface.options import Duration, check_codec, check_durability, engine_options
 from durable._surface.place import Place
 from durable._surface.port import CurrentPort
 from durable._surface.run import Run
 from durable._surface.scoped import Scoped
+from durable._surface.signatures import Verifier
+from durable._surface.webhooks import RESPONSE_SECONDS, hand_in
 from durable.errors import ForkedJournalError, RuntimeClosedError, RuntimeNotRunningError
 
 P = ParamSpec("P")
@@ -65,6 +68,9 @@ class Runtime(Scoped, Managed):
             Default: the number of processors.
         codec: how values become bytes; default pickle with cloudpickle where needed.
         idle_runs: how many waiting runs stay in memory. Default 1000.
+        webhook_base_url: what the URLs of webhooks begin with, as the world sees the server
+            that receives them. Default ``$DURABLE_WEBHOOK_BASE_URL`` or
+            ``http://127.0.0.1:8787``, where `durable serve` listens. Recorded per webhook.
         allow_unsafe_filesystem: accept a network or virtual filesystem, at your risk.
         clock, driver: seams for tests and simulation.
 
@@ -87,6 +93,7 @@ class Runtime(Scoped, Managed):
         processes: int | None = None,
         codec: Codec | None = None,
         idle_runs: int = 1000,
+        webhook_base_url: str | None = None,
         allow_unsafe_filesystem: bool = False,
         clock: Clock | None = None,
         driver: DriverFactory = ThreadDriver,
@@ -102,7 +109,7 @@ class Runtime(Scoped, Managed):
         self._driver = driver
         self._options = engine_options(
             retention=retention, grace=grace, drain_seconds=drain_seconds, threads=threads,
-            processes=processes, idle_runs=idle_runs,
+            processes=processes, idle_runs=idle_runs, webhook_base_url=webhook_base_url,
         )  # fmt: skip
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -314,6 +321,11 @@ class Runtime(Scoped, Managed):
         return self._loop
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has been opened and not closed."""
+        return self._loop is not None and not self._closed
+
+    @property
     def is_owner(self) -> bool:
         """Whether this runtime executes the journal's runs, as opposed to being a client."""
         return self._engine is not None
@@ -371,6 +383,21 @@ class Runtime(Scoped, Managed):
     async def get_hook_by_token(self, token: str) -> HookInfo:
         """Return an open hook of this journal; see `durable.get_hook_by_token`."""
         return await find(self, token)
+
+    async def resume_webhook(
+        self,
+        token: str,
+        request: WebhookRequest,
+        *,
+        dedupe_key: str | None = None,
+        verifiers: Mapping[str, Verifier] | None = None,
+        response_timeout: float = RESPONSE_SECONDS,
+    ) -> WebhookResponse:
+        """Hand a request to a webhook of this journal; see `durable.resume_webhook`."""
+        return await hand_in(
+            self, token, request, dedupe_key=dedupe_key, verifiers=verifiers,
+            response_timeout=response_timeout,
+        )  # fmt: skip
 
     async def send(
         self,

@@ -34,12 +34,15 @@ from durable._journal.driver import DriverFactory
 from durable._surface.cancelling import CancelOutcome
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
+from durable._surface.messages import WebhookRequest, WebhookResponse
 from durable._surface.options import Duration
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.scoped import may_drain
 from durable._surface.selecting import HasRunId, Order, RunFilters, RunInfo, RunPage
+from durable._surface.signatures import Verifier
 from durable._surface.sync_host import Host
+from durable._surface.webhooks import RESPONSE_SECONDS
 from durable.errors import RuntimeNotRunningError
 
 P = ParamSpec("P")
@@ -163,6 +166,31 @@ class SyncRuntime:
         host = self._opened()
         run = host.call(lambda: host.runtime.resume_hook(token, payload, dedupe_key=dedupe_key))
         return SyncRun(run, host)
+
+    def resume_webhook(
+        self,
+        token: str,
+        request: WebhookRequest,
+        *,
+        dedupe_key: str | None = None,
+        verifiers: Mapping[str, Verifier] | None = None,
+        response_timeout: float = RESPONSE_SECONDS,
+    ) -> WebhookResponse:
+        """Hand a request to a webhook and return what to answer. See `durable.resume_webhook`.
+
+        For Flask, Django and the like:
+
+            answer = runtime.resume_webhook(token, WebhookRequest("POST", request.url,
+                                            request.headers, request.get_data()))
+            return answer.body, answer.status, dict(answer.headers)
+        """
+        host = self._opened()
+        return host.call(
+            lambda: host.runtime.resume_webhook(
+                token, request, dedupe_key=dedupe_key, verifiers=verifiers,
+                response_timeout=response_timeout,
+            )
+        )  # fmt: skip
 
     def get_hook_by_token(self, token: str) -> HookInfo:
         """Return an open hook. See `durable.get_hook_by_token`."""

@@ -211,7 +211,7 @@ async def test_unknown_disposed_and_ended_hooks_are_not_found(tmp_path: Path) ->
         await resume_hook(token, 1)
         await ended.result(WAIT)
         for unknown in ("gone", token, "never"):
-            with pytest.raises(HookNotFoundError, match=unknown) as caught:
+            with pytest.raises(HookNotFoundError, match=unknown[:6]) as caught:
                 await resume_hook(unknown, 1)
             assert caught.value.token == unknown
             with pytest.raises(HookNotFoundError):

@@ -14,10 +14,11 @@ from types import ModuleType
 import pytest
 
 import durable
+import durable.asgi
 import durable.errors
 import durable.testing
 
-PUBLIC = (durable, durable.errors, durable.testing)
+PUBLIC = (durable, durable.asgi, durable.errors, durable.testing)
 
 ERRORS = [
     value

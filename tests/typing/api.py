@@ -24,7 +24,11 @@ from durable import (
     RunStatus,
     Runtime,
     SyncRuntime,
+    Webhook,
+    WebhookRequest,
+    WebhookResponse,
     create_hook,
+    create_webhook,
     define_hook,
     get_hook_by_token,
     get_run,
@@ -32,11 +36,13 @@ from durable import (
     get_workflow_metadata,
     receive,
     resume_hook,
+    resume_webhook,
     start,
     start_many,
     step,
     workflow,
 )
+from durable.asgi import HmacVerifier, WebhookApp, webhooks
 
 # --- definitions ----------------------------------------------------------------------
 
@@ -117,6 +123,43 @@ class Shop:
     async def order(self, item: str) -> int:
         """A method that is a workflow."""
         return await self.price(item)
+
+
+@step
+async def accept(request: WebhookRequest) -> bool:
+    """A step that answers the sender of a request."""
+    assert_type(request.header("x-tag"), str | None)
+    assert_type(request.text(), str)
+    assert_type(request.body, bytes)
+    return await request.respond_with({"ok": True})
+
+
+@workflow
+async def paid() -> str:
+    """A body that waits for HTTP requests."""
+    webhook = create_webhook(respond_with="manual", verify="github")
+    assert_type(webhook, Webhook)
+    assert_type(webhook.url, str)
+    assert_type(await accept(await webhook), bool)
+    async for request in webhook:
+        assert_type(request, WebhookRequest)
+    create_webhook(respond_with=WebhookResponse("ok", 201, {"x-a": "b"}))
+    create_webhook(respond_with=204)
+    create_webhook(token="chosen")  # type: ignore[call-arg]
+    assert_type(await webhook.get(timeout="3 days"), WebhookRequest)
+    return webhook.token
+
+
+async def receiving() -> None:
+    """An ASGI application, or any other framework."""
+    github = HmacVerifier.github("s3cret")
+    app = webhooks(Runtime("app.db"), verify=github, verifiers={"github": github})
+    assert_type(app, WebhookApp)
+    webhooks(methods=["POST"], delivery_id=lambda request: request.header("x-id"))
+    webhooks("app.db")  # type: ignore[arg-type]
+    answer = await resume_webhook("token", WebhookRequest("POST", "", {"a": "b"}, b"{}"))
+    assert_type(answer, WebhookResponse)
+    assert_type(answer.status, int)
 
 
 # --- starting -------------------------------------------------------------------------
