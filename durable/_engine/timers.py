@@ -15,6 +15,10 @@ from itertools import count
 
 from durable._base.clock import Clock, Timer
 
+# Instants are whole microseconds, but seconds of the boot clock are floats: a sum of two
+# may lie beside its instant, and an alarm that is due must not find itself too early.
+_ROUNDING_SECONDS = 0.4e-6
+
 
 class Alarm:
     """One due instant; `cancel` is idempotent and cheap."""
@@ -63,7 +67,7 @@ class _Heap:
     def pop_due(self, now: float) -> Callable[[], None] | None:
         """Remove the earliest alarm that is due and return its callback."""
         first = self.first()
-        if first is None or first > now:
+        if first is None or first > now + _ROUNDING_SECONDS:
             return None
         alarm = heapq.heappop(self.alarms)
         callback, alarm.callback = alarm.callback, None
