@@ -1,18 +1,18 @@
 """What tests of durable code need: time under the test's control.
 
-Owns `VirtualClock`, a clock that stands still until told to move. Hand it to a
-runtime and a workflow that sleeps for a month is tested in a millisecond, without
-a real wait and without patching:
+Owns `VirtualRuntime`, a runtime whose time stands still until told to move. A workflow
+that sleeps for a month is tested in a millisecond, without a real wait or patching:
 
-    clock = VirtualClock()
-    async with Runtime(path, clock=clock) as runtime:
+    async with VirtualRuntime(path) as runtime:
         run = await runtime.start(monthly_report)
-        await clock.advance(30 * 86400)
+        await runtime.advance("30 days")
         assert await run.result() == "sent"
 
-Invariants: time moves only in `advance`, `suspend` and `set_wall`; callbacks fire in
-the order of their deadlines, equal deadlines in the order they were asked for, and
-each sees both clocks standing at its own deadline.
+and `VirtualClock`, the clock in it, which any other runtime takes as well.
+
+Invariants: time moves only in `advance`, `fast_forward`, `suspend` and `set_wall`;
+callbacks fire in the order of their deadlines, equal deadlines in the order they were
+asked for, and each sees both clocks standing at its own deadline.
 
 Does not fake threads or the disk: work that runs elsewhere takes real time.
 """
@@ -23,14 +23,25 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from os import PathLike
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from durable._base.clock import Timer
+from durable._base.duration import parse_duration
+from durable._journal.driver import InlineDriver
+from durable._surface.runtime import Runtime
 
-__all__ = ["VirtualClock", "settle"]
+__all__ = ["VirtualClock", "VirtualRuntime", "settle"]
 
 START_US = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z
 _SETTLE_TURNS = 8  # loop turns given to whatever a callback set in motion
+# How long a step may do nothing that we can see before time goes on without it.
+_PATIENCE_SECONDS = 0.1
+_LOOK_SECONDS = 0.001
 
 
 class _VirtualTimer:
@@ -112,24 +123,37 @@ class VirtualClock:
         heapq.heappush(self._timers, timer)
         return timer
 
-    async def advance(self, seconds: float) -> None:
+    async def advance(
+        self, seconds: float, *, settled: Callable[[], Awaitable[object]] | None = None
+    ) -> None:
         """Move both clocks by `seconds`, firing what falls due on the way, in order.
 
         The clock stops at each deadline and lets the loop settle, so work that a
         callback sets in motion, new timers included, happens at that instant.
 
+        Args:
+            seconds: how far.
+            settled: awaited at each stop; default `settle`.
+
         Raises:
             ValueError: `seconds` is negative or not finite.
         """
+        settled = settled or settle
         target = self._boot_us + _whole_us(seconds)
-        await settle()
+        await settled()
         while (timer := self._next_due(target)) is not None:
             # After a suspend the deadline lies behind: then it fires late, at once.
             self._move(max(0, timer.deadline - self._boot_us))
             timer.loop.call_soon_threadsafe(timer.fire)
-            await settle()
+            await settled()
         self._move(max(0, target - self._boot_us))
-        await settle()
+        await settled()
+
+    def until_next(self) -> float | None:
+        """Return the seconds until the next callback, None when nothing is armed."""
+        while self._timers and self._timers[0].callback is None:
+            heapq.heappop(self._timers)
+        return max(0, self._timers[0].deadline - self._boot_us) / 1e6 if self._timers else None
 
     def suspend(self, seconds: float) -> None:
         """Let `seconds` pass as on a sleeping laptop: both clocks move, nothing fires.
@@ -153,6 +177,112 @@ class VirtualClock:
     def _move(self, us: int) -> None:
         self._boot_us += us
         self._wall_us += us
+
+
+class VirtualRuntime(Runtime):
+    """A `Runtime` for tests: its time stands still until the test moves it.
+
+    Args:
+        path: the journal's file, as for `Runtime`.
+        clock: the clock to use; default a new `VirtualClock`.
+        options: as for `Runtime`. Here the journal's SQL runs on the loop and is not
+            flushed to disk, closing does not wait for running attempts, and finished runs
+            are kept.
+
+    Attributes:
+        clock: the `VirtualClock`.
+
+    Example:
+        >>> async with VirtualRuntime(tmp_path / "app.db") as runtime:
+        ...     run = await runtime.start(monthly_report)
+        ...     await runtime.advance("30 days")
+        ...     assert await run.result() == "sent"
+    """
+
+    def __init__(
+        self, path: str | PathLike[str], *, clock: VirtualClock | None = None, **options: Any
+    ) -> None:
+        self.clock = clock or VirtualClock()
+        given: dict[str, Any] = {
+            "durability": "process", "drain_seconds": 0, "retention": None, **options,
+        }  # fmt: skip
+        super().__init__(path, clock=self.clock, driver=InlineDriver, **given)
+
+    async def advance(self, duration: float | timedelta | str) -> None:
+        """Let time pass, and let runs do at each instant all that they can do then.
+
+        Waits for running attempts before it goes on, threads and worker processes
+        included, but not for one that does nothing for a tenth of a second: its timeout
+        may be what the test is about.
+
+        Args:
+            duration: seconds, a `timedelta` or text such as ``"30 days"``.
+        """
+        await self.clock.advance(
+            parse_duration(duration, what="advance") / 1e6, settled=self.settled
+        )
+
+    @asynccontextmanager
+    async def fast_forward(self) -> AsyncIterator[None]:
+        """In the block, jump to the next instant at which something is due, again and again.
+
+        Time stands still while runs or the test's own code have something to do.
+
+        Example:
+            ``async with runtime.fast_forward(): assert await run.result() == "sent"``
+        """
+        moving = asyncio.get_running_loop().create_task(self._keep_moving())
+        try:
+            yield
+        finally:
+            moving.cancel()
+            await asyncio.wait([moving])
+        if not moving.cancelled():
+            moving.result()
+
+    async def _keep_moving(self) -> None:
+        # One at a time, or else each would take the other for work that is to be done.
+        turn = _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            async with turn:
+                await self.settled()
+                delay = self.clock.until_next()
+                if delay is not None and _is_idle_loop():
+                    await self.clock.advance(delay, settled=self.settled)
+
+    async def settled(self) -> None:
+        """Return when runs have done all they can at this instant; see `advance`."""
+        loop = asyncio.get_running_loop()
+        seen, since = None, loop.time()
+        while True:
+            await settle()
+            busy = self._busy()
+            if not busy:
+                return
+            if busy != seen:
+                seen, since = busy, loop.time()
+            elif loop.time() - since > _PATIENCE_SECONDS:
+                return
+            await asyncio.sleep(_LOOK_SECONDS)  # the real time of threads and processes
+
+    def _busy(self) -> frozenset[object]:
+        """Return what is under way: attempts, and runs with a turn ahead of them."""
+        found: set[object] = set()
+        engine = self._engine
+        for run in engine.scheduler if engine is not None else ():
+            if run.scheduled or run.loading or run.unsaved or run.inbox:
+                found.add(run.run_id)
+            found.update(a for a in run.attempts.values() if not a.settings.waits_for_run)
+        return frozenset(found)
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+
+
+def _is_idle_loop() -> bool:
+    # asyncio's own loop tells; on others the look's real pause has to do.
+    return not getattr(asyncio.get_running_loop(), "_ready", ())
 
 
 async def settle(turns: int = _SETTLE_TURNS) -> None:
