@@ -23,6 +23,7 @@ from durable._surface.bystander import Bystander, CommandPort, commanding
 from durable._surface.current import DEFAULT_PATH
 from durable._surface.history import read_events, waiting_for
 from durable._surface.listing import event_facts, history_lines, plain, run_facts, run_lines
+from durable._surface.manual import add_docs
 from durable._surface.run import Run
 from durable.errors import (
     DurableError,
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"durable {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands.add_parser("demo", help="see a process killed and its run go on"))
+    add_docs(commands.add_parser("docs", help="list the documentation, or print a page of it"))
     _add_runs(commands.add_parser("runs", help="list runs, newest first"))
     _add_show(commands.add_parser("show", help="show one run with its history"))
     cancel = _add_command(commands.add_parser("cancel", help="cancel a run"), _cancel)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import re
-import sys
-import types
 from pathlib import Path
 
 import pytest
 
 import durable
+from tests.docs.pages import ROOT, blocks_of, execute
 from tests.surface.programs import Program, spawn
 
-ROOT = Path(__file__).parents[2]
-LINES = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-MODULE = "readme_tour"  # stands for the notebook in which the tour is typed
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = TEXT.splitlines()
 
 
 def blocks(language: str) -> list[str]:
     """Return the code of all blocks in a language, in order."""
-    pattern = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-    return [str(code) for code in pattern.findall("\n".join(LINES))]
+    return [block.code for block in blocks_of("README.md", TEXT) if block.language == language]
 
 
 # --- its shape --------------------------------------------------------------------------
@@ -92,16 +88,6 @@ def test_the_example_does_what_its_session_shows(tmp_path: Path) -> None:
 # --- its tour, typed into one notebook --------------------------------------------------------
 
 
-@pytest.fixture
-def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """The namespace of a module that can be found by name, in a folder of its own."""
-    module = types.ModuleType(MODULE)
-    monkeypatch.setitem(sys.modules, MODULE, module)
-    monkeypatch.delenv("DURABLE_JOURNAL", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return vars(module)
-
-
 def test_the_tour_runs_as_it_is(notebook: dict[str, object]) -> None:
     """All blocks after the first, in order, in one namespace and one loop."""
 
@@ -110,11 +96,3 @@ def test_the_tour_runs_as_it_is(notebook: dict[str, object]) -> None:
             await execute(code, f"README.md, block {number} of the tour", notebook)
 
     asyncio.run(asyncio.wait_for(type_everything(), 20))
-
-
-async def execute(code: str, name: str, namespace: dict[str, object]) -> None:
-    """Execute a cell, with `await` allowed outside functions as in a notebook."""
-    compiled = compile(code, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    result = types.FunctionType(compiled, namespace)()
-    if asyncio.iscoroutine(result):
-        await result
