@@ -18,11 +18,11 @@ from importlib import resources
 
 from durable.errors import DurableError
 
-WIDTH = 100
+WIDTH = 110
 _INDEX = "index"
 _LINK = re.compile(r"\]\(([\w-]+)\.md\)")
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)  # for the tests of the pages
-_SENTENCE = re.compile(r"(.+?[.:])(?:\s|$)", re.DOTALL)
+_SENTENCE = re.compile(r"(.+?\.)(?:\s|$)", re.DOTALL)
 
 
 class NoPageError(DurableError):
@@ -42,7 +42,7 @@ class Page:
         body = self.text.partition("\n\n")[2]
         paragraph = " ".join(body.partition("\n\n")[0].split())
         found = _SENTENCE.match(paragraph)
-        return found[1].rstrip(".:") if found else paragraph
+        return found[1].rstrip(".") if found else paragraph
 
 
 def pages() -> list[Page]:
