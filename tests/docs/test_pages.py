@@ -46,7 +46,7 @@ def test_a_page_begins_with_what_it_is_for(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_links_lead_to_pages_and_headings_that_are_there(name: str) -> None:
     """A link is the file name of another page, or a heading in one."""
-    for target in re.findall(r"\]\(([^)\s]+)\)", read(name)):
+    for target in re.findall(r"\]\(([^)\s]+)\)", _without_blocks(read(name))):
         if "://" in target:
             continue
         file, _, heading = target.partition("#")
@@ -56,9 +56,13 @@ def test_links_lead_to_pages_and_headings_that_are_there(name: str) -> None:
             assert heading in _headings(path.read_text(encoding="utf-8")), target
 
 
+def _without_blocks(text: str, language: str = "\\w*") -> str:
+    return re.sub(rf"^```{language}\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def _headings(text: str) -> set[str]:
     """Return the anchors of a page's headings, as they are made everywhere."""
-    found = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    found = re.findall(r"^#+ (.+)$", _without_blocks(text), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in found}
 
 
@@ -96,6 +100,6 @@ def test_pages_name_no_place_of_the_machine_they_were_written_on() -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_lines_can_be_read_in_a_terminal(name: str) -> None:
     """Text is broken at 100 characters; rows of tables and outputs may be longer."""
-    text = re.sub(r"^```text\n.*?^```$", "", read(name), flags=re.MULTILINE | re.DOTALL)
+    text = _without_blocks(read(name), "text")
     long = [line for line in text.splitlines() if len(line) > 100 and not line.startswith("|")]
     assert name in FOR_DEVELOPERS or long == []
