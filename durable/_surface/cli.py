@@ -18,12 +18,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from durable._base.ids import new_token, token_hash, valid_text
 from durable._journal.codec import Codec
 from durable._journal.records import BLOCKED, FINISHED
-from durable._surface import manual
 from durable._surface.bystander import Bystander, CommandPort, command
 from durable._surface.cli_files import add_files
 from durable._surface.cli_runs import add_journal, add_runs
 from durable._surface.history import read_events, waiting_for
 from durable._surface.listing import event_facts, history_lines, plain, run_facts
+from durable._surface.manual import add_docs
 from durable._surface.run import Run
 from durable.errors import DurableError, HookNotFoundError, WorkflowRunNotFoundError
 
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands.add_parser("demo", help="see a process killed and its run go on"))
     add_runs(commands.add_parser("runs", help="list runs, newest first"))
     _add_serve(commands.add_parser("serve", help="receive webhooks, and execute the runs"))
+    add_docs(commands.add_parser("docs", help="list the documentation, or print a page of it"))
     _add_show(commands.add_parser("show", help="show one run with its history"))
     cancel = _add_command(commands.add_parser("cancel", help="cancel a run"), _cancel)
     cancel.add_argument("--reason", help="kept with the run and shown to its waiters")
@@ -89,7 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     send.add_argument("run_id", metavar="RUN_ID")
     send.add_argument("name", metavar="NAME")
     _add_payload(send, _send)
-    _add_docs(commands.add_parser("docs", help="list the documentation, or print a page of it"))
     add_files(commands.add_parser)
     return parser
 
@@ -97,12 +97,6 @@ def _parser() -> argparse.ArgumentParser:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", metavar="DIR", help="leave the journal and the ledger in DIR")
     parser.set_defaults(perform=_demo)
-
-
-def _add_docs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("page", metavar="PAGE", nargs="?", help="print this page")
-    parser.add_argument("--search", metavar="WORD", help="print the lines that contain WORD")
-    parser.set_defaults(perform=_docs)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -248,22 +242,6 @@ async def _send(port: CommandPort, arguments: argparse.Namespace) -> str:
         payload=arguments.payload, key=arguments.key,
     )  # fmt: skip
     return f"{arguments.run_id}: the payload is recorded"
-
-
-def _docs(arguments: argparse.Namespace) -> int:
-    if arguments.search is not None:
-        found = manual.search(arguments.search)
-        print("\n".join(found) or f"no page contains {arguments.search!r}")
-        return 0 if found else 1
-    if arguments.page is None:
-        print(manual.listing())
-    elif sys.stdout.isatty():
-        import pydoc
-
-        pydoc.pager(manual.page(arguments.page).text)
-    else:
-        print(manual.page(arguments.page).text, end="")
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,10 @@ their order. A page's summary is the first sentence below its heading.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,3 +101,29 @@ def _hits(word: str) -> Iterator[str]:
         for number, line in enumerate(each.text.splitlines(), 1):
             if word in line.casefold():
                 yield f"{each.name}:{number}: {line.strip()}"
+
+
+# --- the command --------------------------------------------------------------------------
+
+
+def add_docs(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments of ``durable docs``."""
+    parser.add_argument("page", metavar="PAGE", nargs="?", help="print this page")
+    parser.add_argument("--search", metavar="WORD", help="print the lines that contain WORD")
+    parser.set_defaults(perform=_perform)
+
+
+def _perform(arguments: argparse.Namespace) -> int:
+    if arguments.search is not None:
+        found = search(arguments.search)
+        print("\n".join(found) or f"no page contains {arguments.search!r}")
+        return 0 if found else 1
+    if arguments.page is None:
+        print(listing())
+    elif sys.stdout.isatty():
+        import pydoc
+
+        pydoc.pager(page(arguments.page).text)
+    else:
+        print(page(arguments.page).text, end="")
+    return 0

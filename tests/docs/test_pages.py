@@ -85,7 +85,9 @@ def test_every_command_is_on_some_page(capsys: pytest.CaptureFixture[str]) -> No
     """As ``durable COMMAND``, with what it is good for."""
     with pytest.raises(SystemExit):
         main(["--help"])
-    commands = set(re.findall(r"^    (\w+)  ", capsys.readouterr().out, flags=re.MULTILINE))
+    commands = set(
+        re.findall(r"^    ([\w-]+)(?:  |$)", capsys.readouterr().out, flags=re.MULTILINE)
+    )
     text = "\n".join(map(read, PAGES))
     assert {"docs", "runs"} <= commands
     assert {command for command in commands if f"durable {command}" not in text} == set()
