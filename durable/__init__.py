@@ -41,7 +41,7 @@ from durable._surface.mail import define_hook, get_hook_by_token, resume_hook, s
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.streams import Stream, StreamChunk
-from durable._surface.sync import SyncRun, SyncRuntime
+from durable._surface.sync import SyncRun, SyncRuntime, SyncStream
 from durable.errors import DurableError, FatalError, RetryableError
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "StreamChunk",
     "SyncRun",
     "SyncRuntime",
+    "SyncStream",
     "SyncWritable",
     "Transform",
     "Workflow",

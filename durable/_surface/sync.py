@@ -15,7 +15,15 @@ import logging
 import os
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from datetime import datetime
 from os import PathLike
 from types import TracebackType
@@ -32,6 +40,7 @@ from typing import (
 )
 
 from durable._authoring.workflow import Workflow
+from durable._authoring.writable import SyncWritable
 from durable._base.clock import Clock
 from durable._journal.codec import Codec
 from durable._journal.driver import DriverFactory
@@ -42,6 +51,7 @@ from durable._surface.options import Duration
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.scoped import may_drain
+from durable._surface.streams import Stream, StreamChunk
 from durable.errors import (
     ForkedJournalError,
     RuntimeClosedError,
@@ -263,6 +273,31 @@ class SyncRun(Generic[R]):
         """Return its open hooks, oldest first."""
         return self._host.call(self._run.hooks)
 
+    def stream(
+        self, namespace: str | None = None, start_index: int = 0, *, follow: bool = True
+    ) -> SyncStream:
+        """Return an iterator of what the run writes to a stream. See `Run.stream`."""
+        return SyncStream(self._run.stream(namespace, start_index, follow=follow), self._host)
+
+    def stream_bytes(
+        self, namespace: str | None = None, start_index: int = 0, *, follow: bool = True
+    ) -> Iterator[bytes]:
+        """Return an iterator of the stream's chunks as bytes. See `Run.stream_bytes`."""
+        pieces = self._run.stream_bytes(namespace, start_index, follow=follow)
+        return _Blocking(pieces, self._host)
+
+    def get_writable(self, namespace: str | None = None) -> SyncWritable:
+        """Return a handle that writes to a stream of the run. See `Run.get_writable`."""
+        return SyncWritable(self._run.get_writable(namespace), self._host.call)
+
+    def tail_index(self, namespace: str | None = None) -> int:
+        """Return the index of the newest item of a stream, -1 when it is empty."""
+        return self._host.call(lambda: self._run.tail_index(namespace))
+
+    def list_streams(self) -> list[str]:
+        """Return the names of the streams that the run has written to; "" is the default."""
+        return self._host.call(self._run.list_streams)
+
     def cancel(self, reason: str | None = None) -> None:
         """Ask the run to end. See `Run.cancel`."""
         self._host.call(lambda: self._run.cancel(reason))
@@ -283,6 +318,49 @@ class SyncRun(Generic[R]):
 
     def __hash__(self) -> int:
         return hash(self.run_id)
+
+
+class SyncStream(Iterator[Any]):
+    """Reads one stream of a run, as a blocking iterator of values. See `Stream`.
+
+    Example:
+        ``for token in run.stream(): print(token, end="")``
+    """
+
+    def __init__(self, stream: Stream, host: _Host) -> None:
+        self._stream = stream
+        self._host = host
+        self._values = _Blocking(stream, host)
+
+    @property
+    def position(self) -> int | None:
+        """Index of the next item; see `Stream`."""
+        return self._stream.position
+
+    def __next__(self) -> Any:
+        """Return the next value; Ctrl-C ends the waiting, and asking again goes on."""
+        return next(self._values)
+
+    def chunks(self) -> Iterator[StreamChunk]:
+        """Iterate `StreamChunk` objects instead of values, from the same position."""
+        return _Blocking(self._stream.chunks(), self._host)
+
+
+class _Blocking(Iterator[T]):
+    """An asynchronous iterator of the host's loop, as a blocking one."""
+
+    def __init__(self, items: AsyncIterator[T], host: _Host) -> None:
+        self._items = items
+        self._host = host
+
+    def __next__(self) -> T:
+        try:
+            return self._host.call(self._next)
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    async def _next(self) -> T:
+        return await anext(self._items)
 
 
 class _Host:
