@@ -48,6 +48,7 @@ from durable._surface.runtime import Runtime
 from durable._surface.selecting import RunInfo, RunPage
 from durable._surface.streams import Stream, StreamChunk
 from durable._surface.sync import SyncRun, SyncRuntime
+from durable._surface.sync_streams import SyncStream
 from durable._surface.webhooks import Webhook, create_webhook, resume_webhook
 from durable.errors import DurableError, FatalError, RetryableError
 
@@ -75,6 +76,7 @@ __all__ = [
     "StreamChunk",
     "SyncRun",
     "SyncRuntime",
+    "SyncStream",
     "SyncWritable",
     "Transform",
     "Webhook",

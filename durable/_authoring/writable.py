@@ -28,11 +28,8 @@ OnRetry = Literal["append", "replace"]
 class Channel(Protocol):
     """A stream as one writer sees it."""
 
-    def encode(self, chunk: object) -> bytes:
-        """Return the payload of a chunk; raises `SerializationError`."""
-
-    async def send(self, payload: bytes) -> None:
-        """Write a chunk; returns once few enough are not durable yet."""
+    async def write(self, chunk: object) -> None:
+        """Write a chunk; raises `SerializationError`."""
 
     async def drain(self) -> None:
         """Return once everything written so far is durable."""
@@ -44,9 +41,10 @@ class Channel(Protocol):
 class Writable:
     """Writes to one stream of a run; made by `get_writable` and `Run.get_writable`.
 
-    Chunks keep the order of the calls. `write` returns when the chunk is on its way to the
-    journal, together with up to 255 others or 1 MB; beyond that it waits. In a step
-    everything written is durable before the step counts as completed.
+    Chunks keep the order of the calls. In a step `write` returns when the chunk is on its
+    way to the journal, together with up to 255 others or 1 MB, and waits beyond that;
+    everything written is durable before the step counts as completed. In a body and outside
+    of runs `write` returns when the chunk is durable.
 
     Attributes:
         namespace: name of the stream, "" for the default one.
@@ -68,7 +66,7 @@ class Writable:
             StreamClosedError: the stream was closed, or its run has ended.
             WrongContextError: the attempt of the step that this handle belongs to is over.
         """
-        await self._channel.send(self._channel.encode(chunk))
+        await self._channel.write(chunk)
 
     async def write_from(self, source: AsyncIterable[object] | Iterable[object]) -> int:
         """Write everything that `source` yields, as it comes; return how many chunks.
@@ -137,8 +135,7 @@ class SyncWritable:
 
     def write(self, chunk: object) -> None:
         """Write one chunk. See `Writable.write`."""
-        payload = self._writable._channel.encode(chunk)  # here, not on the loop
-        self._call(lambda: self._writable._channel.send(payload))
+        self._call(lambda: self._writable.write(chunk))
 
     def write_from(self, source: Iterable[object]) -> int:
         """Write everything that `source` yields; return how many chunks."""
@@ -261,12 +258,9 @@ class _BodyChannel:
         self._body = body
         self._namespace = namespace
 
-    def encode(self, chunk: object) -> bytes:
-        return self._body._payloads.encode(chunk, "chunk")
-
-    async def send(self, payload: bytes) -> None:
+    async def write(self, chunk: object) -> None:
         self._require_body()
-        await _write_in_body(self._namespace, payload)
+        await _write_in_body(self._namespace, self._body._payloads.encode(chunk, "chunk"))
 
     async def drain(self) -> None:
         self._require_body()

@@ -134,7 +134,7 @@ class _Chunks(_Counted):
 
     async def push(self, item: object) -> None:
         if self._is_new():
-            await self._channel.send(self._channel.encode(item, "item"))
+            await self._channel.write(item, "item")
 
 
 class _Events(_Counted):

@@ -115,12 +115,12 @@ class Channel:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._opening = outlet.streams.loop.create_task(self._open())
 
-    def encode(self, chunk: object, root: str = "chunk") -> bytes:
-        """Return the payload of a chunk."""
-        return self._outlet.streams.encode(chunk, root)
+    async def write(self, chunk: object, root: str = "chunk") -> None:
+        """Write a chunk, which errors call `root`."""
+        await self.send(self._outlet.streams.encode(chunk, root))
 
     async def send(self, payload: bytes) -> None:
-        """Write a chunk; returns once few enough are not durable yet."""
+        """Write an encoded chunk; returns once few enough are not durable yet."""
         await self._ready()
         if not self._done_before:
             self._stream.put(CHUNK, self._author, payload)

@@ -160,7 +160,8 @@ class Streams:
             for place, payload in new:
                 stream.put(CHUNK, Author(writer, place), payload)
             if close and not over and stream.closed_by is None:
-                stream.put(CLOSED, Author(writer, number + len(payloads)), None)
+                # Not a chunk, so it has the number of the last one.
+                stream.put(CLOSED, Author(writer, number + len(payloads) - 1), None)
             await stream.reached(stream.next_index)
         finally:
             self.release(stream)

@@ -64,12 +64,14 @@ class Found(NamedTuple):
 class Page(NamedTuple):
     """Some rows in order, withdrawn and closing ones left out.
 
-    `next_index` is where the next page begins. `is_last`: nothing more is there for now.
+    `next_index` is where the next page begins. `is_last`: nothing more is there for now;
+    `is_closed`: the stream is closed.
     """
 
     found: list[Found]
     next_index: int
     is_last: bool
+    is_closed: bool = False
 
 
 def chunk_op(key: StreamKey, chunk: Chunk) -> RowOp:
@@ -131,7 +133,7 @@ def _read_page(
     found = [
         Found(row, _first(key, row.step, conn)) if row.kind == RESET else Found(row) for row in kept
     ]
-    return Page(found, rows[-1].place + 1, is_last)
+    return Page(found, rows[-1].place + 1, is_last, is_last and rows[-1].kind == CLOSED)
 
 
 def _stands(row: Chunk, resets: dict[int, int]) -> bool:

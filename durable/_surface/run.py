@@ -17,6 +17,7 @@ from durable._authoring.context import current_attempt, current_body
 from durable._authoring.namespaces import check_namespace
 from durable._authoring.primitives import from_us
 from durable._authoring.step import Step, StepOptions
+from durable._authoring.writable import Writable
 from durable._base.duration import parse_duration
 from durable._engine.ports import EnginePort, RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
@@ -26,6 +27,7 @@ from durable._surface.carrying import export_run
 from durable._surface.current import Access, current_runtime
 from durable._surface.history import HistoryEvent, RunStatus, read_events, waiting_for
 from durable._surface.hook_info import HookInfo, hooks_of
+from durable._surface.outside import OutsideChannel
 from durable._surface.streams import Stream, StreamBytes, check_start, tail_of
 from durable.errors import (
     InternalError,
@@ -201,6 +203,29 @@ class Run(Generic[R]):
             ``async for piece in run.stream_bytes("report.pdf"): file.write(piece)``
         """
         return StreamBytes(self.stream(namespace, start_index, follow=follow))
+
+    def get_writable(self, namespace: str | None = None) -> Writable:
+        """Return a handle that writes to a stream of the run from outside of it.
+
+        Each `write` returns when its chunk is durable; those that are awaited together share
+        a COMMIT. Chunks of this handle keep their order, and none is there twice when the
+        journal's owner dies meanwhile.
+
+        Raises (while writing):
+            WorkflowRunNotFoundError: there is no such run.
+            StreamClosedError: the stream was closed, or the run has ended.
+            WrongContextError: called in a workflow body; write in a step.
+
+        Example:
+            ``await get_run("chat-17").get_writable("messages").write("hello")``
+        """
+        if current_body() is not None:
+            raise WrongContextError(
+                "a workflow body writes to its own run only, by get_writable(); write to another "
+                "run in a @step"
+            )
+        name = check_namespace(namespace)
+        return Writable(OutsideChannel(self.run_id, self._way, name), name)
 
     async def tail_index(self, namespace: str | None = None) -> int:
         """Return the index of the newest item of a stream, -1 when it is empty."""

@@ -21,6 +21,7 @@ from durable._journal.chunks import (
     last_row,
     read_page,
 )
+from durable._journal.records import FINISHED
 from durable._surface.current import Access
 from durable.errors import StreamResetError, WorkflowRunNotFoundError
 
@@ -131,7 +132,7 @@ class Stream(AsyncIterator[Any]):
         self._caught_up = page.is_last
         if not page.found:
             self.position = page.next_index
-        self._no_more = self._no_more or not self._follow
+        self._no_more = self._no_more or page.is_closed or not self._follow
 
     async def _wait(self, access: Access) -> None:
         try:
@@ -148,6 +149,8 @@ class Stream(AsyncIterator[Any]):
         row = await access.reader.run_by_id(self._run_id)
         if row is None:
             raise WorkflowRunNotFoundError(self._run_id)
+        # Of a run that has ended all is there, and nobody needs to be asked.
+        self._follow = self._follow and row.status not in FINISHED
         key = StreamKey(row.pk, self._run_id, self._namespace)
         if self.position is None:
             tail = await tail_of(access, key)

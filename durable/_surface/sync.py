@@ -9,7 +9,7 @@ wait and nothing else: the run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from os import PathLike
@@ -27,6 +27,7 @@ from typing import (
 )
 
 from durable._authoring.workflow import Workflow
+from durable._authoring.writable import SyncWritable
 from durable._base.clock import Clock
 from durable._journal.backup import Backup
 from durable._journal.codec import Codec
@@ -42,6 +43,7 @@ from durable._surface.scoped import may_drain
 from durable._surface.selecting import HasRunId, Order, RunFilters, RunInfo, RunPage
 from durable._surface.signatures import Verifier
 from durable._surface.sync_host import Host
+from durable._surface.sync_streams import Blocking, SyncStream
 from durable._surface.webhooks import RESPONSE_SECONDS
 from durable.errors import RuntimeNotRunningError
 
@@ -324,6 +326,31 @@ class SyncRun(Generic[R]):
     def hooks(self) -> list[HookInfo]:
         """Return its open hooks, oldest first."""
         return self._host.call(self._run.hooks)
+
+    def stream(
+        self, namespace: str | None = None, start_index: int = 0, *, follow: bool = True
+    ) -> SyncStream:
+        """Return an iterator of what the run writes to a stream. See `Run.stream`."""
+        return SyncStream(self._run.stream(namespace, start_index, follow=follow), self._host)
+
+    def stream_bytes(
+        self, namespace: str | None = None, start_index: int = 0, *, follow: bool = True
+    ) -> Iterator[bytes]:
+        """Return an iterator of the stream's chunks as bytes. See `Run.stream_bytes`."""
+        pieces = self._run.stream_bytes(namespace, start_index, follow=follow)
+        return Blocking(pieces, self._host)
+
+    def get_writable(self, namespace: str | None = None) -> SyncWritable:
+        """Return a handle that writes to a stream of the run. See `Run.get_writable`."""
+        return SyncWritable(self._run.get_writable(namespace), self._host.call)
+
+    def tail_index(self, namespace: str | None = None) -> int:
+        """Return the index of the newest item of a stream, -1 when it is empty."""
+        return self._host.call(lambda: self._run.tail_index(namespace))
+
+    def list_streams(self) -> list[str]:
+        """Return the names of the streams that the run has written to; "" is the default."""
+        return self._host.call(self._run.list_streams)
 
     def cancel(self, reason: str | None = None) -> None:
         """Ask the run to end. See `Run.cancel`."""

@@ -22,7 +22,7 @@ from tests.crash.ledger import Ledger
 RUN_ENDED = {3: "completed", 4: "failed", 5: "cancelled"}
 STEP_CREATED, STEP_RETRYING, STEP_COMPLETED, STEP_FAILED, STEP_CANCELLED = 10, 11, 12, 13, 14
 STEP_OUTCOMES = {STEP_COMPLETED, STEP_FAILED, STEP_CANCELLED}
-WAIT_COMPLETED = 21
+STEP_YIELDED, WAIT_COMPLETED = 15, 21
 HOOK_RECEIVED = 31
 FINISHED = set(RUN_ENDED.values())
 
@@ -41,6 +41,16 @@ class Row(NamedTuple):
     payload: bytes | None
 
 
+class Piece(NamedTuple):
+    """One row of a stream."""
+
+    idx: int
+    kind: int
+    step: int
+    attempt: int
+    payload: bytes | None
+
+
 @dataclass
 class Journal:
     """The content of a journal at one moment."""
@@ -48,6 +58,7 @@ class Journal:
     status: dict[str, str] = field(default_factory=dict)  # by run id
     workflow: dict[str, str] = field(default_factory=dict)
     events: dict[str, list[Row]] = field(default_factory=dict)
+    chunks: dict[tuple[str, str], list[Piece]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, place: Path, name: str = "app.db") -> Journal:
@@ -81,6 +92,11 @@ class Journal:
             if run not in names:
                 raise PromiseBrokenError(f"event {values} belongs to no run")
             journal.events[names[run]].append(Row(*values))
+        query = "SELECT run, stream, idx, kind, step, attempt, payload FROM chunks ORDER BY 1, 2, 3"
+        for run, stream, *values in connection.execute(query):
+            if run not in names:
+                raise PromiseBrokenError(f"chunk {values} belongs to no run")
+            journal.chunks.setdefault((names[run], stream), []).append(Piece(*values))
         journal.check()
         return journal
 
@@ -149,6 +165,15 @@ def check_is_continued(before: Journal, after: Journal) -> None:
         if after.events.get(run_id, [])[: len(rows)] != rows:
             raise PromiseBrokenError(
                 f"{run_id}: history was rewritten: {rows} -> {after.events.get(run_id)}"
+            )
+
+
+def check_streams_are_continued(before: Journal, after: Journal) -> None:
+    """Every stream of `after` begins with that of `before`."""
+    for key, rows in before.chunks.items():
+        if after.chunks.get(key, [])[: len(rows)] != rows:
+            raise PromiseBrokenError(
+                f"stream {key} was rewritten: {rows} -> {after.chunks.get(key)}"
             )
 
 

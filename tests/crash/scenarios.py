@@ -41,6 +41,7 @@ from tests.crash.program import (
     note,
     use_ledger,
 )
+from tests.crash.streaming import main_streaming
 
 LONG = 3600.0
 
@@ -394,6 +395,7 @@ SCENARIOS = {
             "spawned-2": ("completed", "3"),
         },
     ),
+    "streaming": Scenario(main_streaming, {"stream-1": ("completed", "80")}),
     "bulky": Scenario(
         main_bulky,
         {"bulky-1": ("completed", "4800000"), "small-1": ("completed", "6")},

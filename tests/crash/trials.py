@@ -22,6 +22,7 @@ from tests.crash.forkserver import INTERRUPTED, ForkServer, Outcome, Request
 from tests.crash.ledger import Ledger
 from tests.crash.oracle import Journal, PromiseBrokenError
 from tests.crash.scenarios import SCENARIOS
+from tests.crash.streaming import check_chunks
 
 
 def fast_place() -> Path | None:
@@ -66,6 +67,7 @@ def judge_end(scenario: str, place: Path, phases: int, *, exactly: bool) -> Jour
     oracle.check_attempts(ledgers)
     for ledger in ledgers:
         oracle.check_nothing_acknowledged_is_lost(journal, ledger)
+        check_chunks(journal, ledger)
     return journal
 
 
@@ -100,7 +102,9 @@ def kill_trial(
 def _after_kill(before: Journal, place: Path, ledger: Ledger) -> Journal:
     after = Journal.read(place)
     oracle.check_nothing_acknowledged_is_lost(after, ledger)
+    check_chunks(after, ledger)
     oracle.check_is_continued(before, after)
+    oracle.check_streams_are_continued(before, after)
     return after
 
 
@@ -152,8 +156,11 @@ def power_cut_trials(
 def _judge_state(place: Path, state: states.State, final: Journal) -> None:
     state.restore(place)
     journal = Journal.read(place)
-    oracle.check_nothing_acknowledged_is_lost(journal, Ledger.from_lines(state.marks))
+    ledger = Ledger.from_lines(state.marks)
+    oracle.check_nothing_acknowledged_is_lost(journal, ledger)
+    check_chunks(journal, ledger)
     oracle.check_is_continued(journal, final)
+    oracle.check_streams_are_continued(journal, final)
 
 
 def _resume_state(server: ForkServer, scenario: str, place: Path, state: states.State) -> None:

@@ -7,7 +7,7 @@ must be found, and mypy reports it as unused should the mistake ever pass.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -23,17 +23,25 @@ from durable import (
     Run,
     RunStatus,
     Runtime,
+    StepItems,
+    Stream,
+    StreamChunk,
     SyncRuntime,
+    SyncStream,
+    SyncWritable,
     Webhook,
     WebhookRequest,
     WebhookResponse,
+    Writable,
     create_hook,
     create_webhook,
     define_hook,
     get_hook_by_token,
     get_run,
     get_step_metadata,
+    get_sync_writable,
     get_workflow_metadata,
+    get_writable,
     receive,
     resume_hook,
     resume_webhook,
@@ -81,6 +89,18 @@ def crunch(number: int) -> float:
     return number / 2
 
 
+@step
+async def complete(prompt: str) -> AsyncIterator[str]:
+    """A step that yields."""
+    yield prompt
+
+
+@step(stream="rows", on_retry="resume", max_retries=1)
+def rows(table: str, limit: int = 10) -> Iterator[tuple[int, str]]:
+    """A plain generator, with options."""
+    yield limit, table
+
+
 @workflow
 async def fulfil(order: str, *, cents: int = 4200) -> str:
     """A body that uses every kind of step."""
@@ -111,8 +131,35 @@ async def nightly() -> dict[str, int]:
     return {"done": 1}
 
 
+@workflow
+async def talk(prompt: str) -> int:
+    """A body that iterates, awaits and writes."""
+    async for token in complete(prompt):
+        assert_type(token, str)
+    async for row in rows("t", limit=3):
+        assert_type(row, tuple[int, str])
+    assert_type(complete(prompt), StepItems[str])
+    assert_type(complete.options(stream="x")(prompt), StepItems[str])
+    complete(7)  # type: ignore[arg-type]
+    rows.options(on_retry="again")  # type: ignore[arg-type]
+    async with get_writable("log", on_retry="replace") as out:
+        assert_type(out, Writable)
+        assert_type(await out.write({"any": "value"}), None)
+        assert_type(await out.write_from(complete(prompt)), int)
+    get_writable(on_retry="never")  # type: ignore[arg-type]
+    async for letter in Shop().spell("abc"):
+        assert_type(letter, str)
+    return await rows("t")
+
+
 class Shop:
     """Methods are steps and workflows too."""
+
+    @step
+    async def spell(self, word: str) -> AsyncGenerator[str, None]:
+        """A method that is a generator step."""
+        for letter in word:
+            yield letter
 
     @step
     async def price(self, item: str) -> int:
@@ -272,6 +319,23 @@ async def answers() -> None:
     assert_type(await get_run("run_1").hooks(), list[HookInfo])
 
 
+async def streams() -> None:
+    """What can be read from a run's streams, and written to them."""
+    run = get_run("run_1")
+    assert_type(run.stream("tokens", -3, follow=False), Stream)
+    async for chunk in run.stream().chunks():
+        assert_type(chunk, StreamChunk)
+        assert_type((chunk.index, chunk.attempt, chunk.reset), tuple[int, int, bool])
+        assert_type(chunk.step_id, str | None)
+    async for piece in run.stream_bytes():
+        assert_type(piece, bytes)
+    assert_type(run.stream().position, int | None)
+    assert_type(await run.tail_index(), int)
+    assert_type(await run.list_streams(), list[str])
+    assert_type(run.get_writable("notes"), Writable)
+    run.stream(start_index="3")  # type: ignore[arg-type]
+
+
 async def metadata() -> None:
     """What a step can learn about its attempt."""
     meta = get_step_metadata()
@@ -304,6 +368,14 @@ def without_a_loop() -> None:
         assert_type(runtime.start(fulfil, "A-17").result(), str)
         assert_type(runtime.start_many("nightly", [()])[0].result(timedelta(1)), Any)
         runtime.start(fulfil)  # type: ignore[call-overload]
+        run = runtime.get_run("run_1")
+        assert_type(run.stream(), SyncStream)
+        for chunk in run.stream().chunks():
+            assert_type(chunk, StreamChunk)
+        for piece in run.stream_bytes():
+            assert_type(piece, bytes)
+        assert_type(run.get_writable(), SyncWritable)
+        assert_type(get_sync_writable().write_from([1]), int)
 
 
 async def main() -> int:
