@@ -106,6 +106,9 @@ class Model:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:  # the same in each process of a test run
+        return f"Model({self.number})"
+
     @classmethod
     def model_validate(cls, value: object) -> Model:
         if not isinstance(value, dict) or not isinstance(value.get("number"), int):
