@@ -247,7 +247,7 @@ def fit_model(cls: Any, value: object, path: str) -> object:
         return value
     try:
         return cls.model_validate(value)
-    except ValueError as error:
+    except Exception as error:
         told = getattr(error, "errors", None)
         first = told()[0] if callable(told) else {"loc": (), "msg": str(error)}
         where = path + "".join(_inside("", part) for part in first["loc"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import sys
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, time
@@ -300,13 +299,9 @@ def test_named_type_stands_for_its_value() -> None:
 def test_real_pydantic_models_fit() -> None:
     """With their own rules and messages, where pydantic is installed."""
     pydantic = pytest.importorskip("pydantic")
-    module = types.ModuleType("models")
-    module.__dict__["BaseModel"] = pydantic.BaseModel
-    exec(
-        "class Part(BaseModel):\n    n: int\nclass Whole(BaseModel):\n    parts: list[Part]",
-        module.__dict__,
-    )
-    fit = fitter(list[module.Whole])
+    part = pydantic.create_model("Part", n=(int, ...))
+    whole = pydantic.create_model("Whole", parts=(list[part], ...))
+    fit = fitter(list[whole])
     assert fit is not None
     fitted = fit([{"parts": [{"n": "3"}]}])
     assert fitted[0].parts[0].n == 3  # type: ignore[index]
