@@ -126,23 +126,18 @@ class Claims:
     # --- what became of a claim --------------------------------------------------------------
 
     def arm(self, run: HotRun) -> None:
-        """Look up the claims of a loaded run whose outcome its history does not tell."""
+        """Look up the claims of a loaded run: what its history tells of them may be past."""
         hooks = None if run.body is None else run.body.hooks
-        if hooks is None:
-            return
-        for hook in hooks.open.values():
-            if hook.held:
-                self._hold(run, hook)
-        unsettled = [hook for hook in hooks.open.values() if not hook.settled]
-        if unsettled:
-            self._begin(run, partial(self._look_up, run, unsettled))
+        if hooks is not None and (wanted := [h for h in hooks.open.values() if not h.conflict]):
+            self._begin(run, partial(self._look_up, run, wanted))
 
-    async def _look_up(self, run: HotRun, unsettled: Sequence[OpenHook]) -> None:
+    async def _look_up(self, run: HotRun, wanted: Sequence[OpenHook]) -> None:
         held = set(await self._journal.reader.hooks_of(run.row.pk))
-        for hook in unsettled:
-            if hook.seq in held:
-                self._hold(run, hook)
-        self._doubt(run, [hook for hook in unsettled if hook.seq not in held])
+        if not run.gone:
+            for hook in wanted:
+                if hook.seq in held:
+                    self._hold(run, hook)
+            self._doubt(run, [hook for hook in wanted if hook.seq not in held])
 
     def _hold(self, run: HotRun, hook: OpenHook) -> None:
         hook.claimed = True
@@ -174,12 +169,18 @@ class Claims:
                 ops = [_claim(run, hook), _mark(run, hook)]
                 await self._journal.perform(Write(done=_ignore, ops=ops, vital=True))
             elif (holder.pk, holder.seq) == (run.row.pk, hook.seq):
-                self._hold(run, hook)
-                return self._answer(run, hook)  # whose turn records when the run is due
+                return self._regain(run, hook)
             else:
                 payload = self._payloads.encode(holder.run_id)
                 lost = Inbound(HOOK_CONFLICT, hook.seq, payload=payload)
                 return self._activation.post(run, lost)
+
+    def _regain(self, run: HotRun, hook: OpenHook) -> None:
+        self._hold(run, hook)
+        if not hook.held:
+            self._answer(run, hook)  # in a turn that records when the run is due
+        elif run.body is not None and not run.unsaved:
+            run.state = run.state._replace(wake_at=self._activation.next_wake(run, run.body))
 
     def _begin(self, run: HotRun, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._spawn(self._insist(run, look))
@@ -200,7 +201,7 @@ def _is_open(run: HotRun, hook: OpenHook) -> bool:
     body = run.body
     if run.gone or body is None or body.outcome is not None:
         return False
-    return not (hook.closed or hook.settled)
+    return not hook.closed and hook.conflict is None
 
 
 def _claim(run: HotRun, hook: OpenHook) -> RowOp:

@@ -128,7 +128,15 @@ class Engine:
         )  # fmt: skip
         claims = Claims(journal, self._activation, payloads, clock, self._spawn)
         self._activation.hooks = self._loader.claims = claims
-        mail = Mail(journal, self._commands, self._loader, self._activation, payloads, claims)
+        mail = Mail(
+            journal,
+            self._commands,
+            self._loader,
+            self._activation,
+            payloads,
+            claims,
+            spawn=self._spawn,
+        )
         self.answers |= {"resume_hook": mail.resume_hook, "send": mail.send}
         answers = Answers()
         self.answers |= {"webhook_wait": answers.wait, "webhook_give": answers.give}

@@ -12,12 +12,16 @@ to try again.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
 
 from durable._base.ids import token_hash
 from durable._engine.activation import Activation
 from durable._engine.claims import Claims
 from durable._engine.commands import Commands
-from durable._engine.hot import HotRun
+from durable._engine.hot import HotRun, settle
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
 from durable._journal.attributes import decode_blocked
@@ -27,12 +31,16 @@ from durable._replay.hooks import HOOK_RECEIVED, mail_name
 from durable._replay.mailbox import Delivery, Fit, Mailbox, OpenHook
 from durable._replay.script import UNDECODED, Inbound
 from durable.errors import (
+    DurableError,
     HookNotFoundError,
     HookPayloadError,
     PayloadDecodeError,
     SerializationError,
     WorkflowRunBlockedError,
 )
+
+# How many payloads a run is given in one turn, so that a flood does not hold up the host.
+AT_ONCE = 500
 
 
 class Mail:
@@ -46,6 +54,7 @@ class Mail:
         activation: Activation,
         payloads: EnginePayloads,
         claims: Claims,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._journal = journal
         self._commands = commands
@@ -53,6 +62,8 @@ class Mail:
         self._activation = activation
         self._payloads = payloads
         self._hot = claims.hot
+        self._spawn = spawn
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # senders who wait, by run id
 
     # --- what callers ask --------------------------------------------------------------
 
@@ -131,12 +142,44 @@ class Mail:
 
     async def _deliver(self, run: HotRun, box: Mailbox, item: Inbound) -> bool:
         """Put a payload into a run; False when it was not taken, and the caller looks again."""
+        if len(run.inbox) >= AT_ONCE or run.run_id in self._lines:
+            await self._queue_up(run)
+            if run.gone:
+                return False
         delivery, payload = self._fitted(box.fit, item.payload or b"")
         self._activation.post(run, item._replace(payload=payload, value=delivery))
-        await self._next_commit(run)
+        box.coming += 1
+        try:
+            await self._next_commit(run)
+        finally:
+            box.coming -= 1
         if delivery.repeated:  # what recorded it may still be on its way to the disk
             await self._journal.perform(Write(done=_ignore, vital=True))
         return delivery.seq != 0
+
+    async def _queue_up(self, run: HotRun) -> None:
+        """Wait in line until the run has taken in enough of what it was given before."""
+        line = self._lines.get(run.run_id)
+        if line is None:
+            line = self._lines[run.run_id] = deque()
+            self._spawn(self._let_in(run, line))
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line.append(turn)
+        await turn
+
+    async def _let_in(self, run: HotRun, line: deque[asyncio.Future[None]]) -> None:
+        try:
+            while line:
+                if len(run.inbox) >= AT_ONCE and not run.gone:
+                    with suppress(DurableError):  # each of them is told by itself
+                        await self._next_commit(run)
+                for _ in range(min(AT_ONCE, len(line))):
+                    settle(line.popleft(), None)
+                await asyncio.sleep(0)  # and there they post
+        finally:
+            del self._lines[run.run_id]
+            for turn in line:
+                settle(turn, None)
 
     def _fitted(self, fit: Fit | None, payload: bytes) -> tuple[Delivery, bytes]:
         try:

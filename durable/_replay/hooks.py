@@ -137,7 +137,8 @@ class Hooks:
         """Tell whether an item comes too late, or a second time."""
         hook = self.open.get(item.ref)
         if item.kind == HOOK_CONFLICT:
-            return hook is None or hook.settled
+            # One that was held may be lost: a run may come back when its tokens are taken.
+            return hook is None or hook.conflict is not None or (hook.held and not item.payload)
         name, _, key = item.name.partition("\n")
         found = hook if item.ref else self.boxes.get(name)
         if found is None:

@@ -46,13 +46,20 @@ class _Waiter(NamedTuple):
 
 
 class Mailbox:
-    """See the module's docstring. `keys` holds the events of payloads by their dedupe keys."""
+    """See the module's docstring.
 
-    __slots__ = ("_awake", "_waiters", "keys", "payloads")
+    Attributes:
+        payloads: what has arrived and was not taken.
+        keys: the events of payloads by their dedupe keys.
+        coming: kept by the engine: payloads that are about to arrive.
+    """
+
+    __slots__ = ("_awake", "_waiters", "coming", "keys", "payloads")
 
     def __init__(self) -> None:
         self.payloads: deque[object] = deque()
         self.keys: dict[str, int] = {}
+        self.coming = 0
         self._waiters: deque[_Waiter] = deque()
         self._awake = 0  # waiters that were woken and have not gone on yet
 
@@ -69,7 +76,7 @@ class Mailbox:
     @property
     def fit(self) -> Fit | None:
         """What the next payload must fit, as far as that is known by now."""
-        return self._waiters[0].fit if self._waiters else None
+        return self._waiters[0].fit if self._waiters and not self.coming else None
 
     def arrive(self, payload: object) -> None:
         """Take a payload in."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -316,3 +317,47 @@ async def test_run_that_lost_its_claim_is_not_left_due_for_ever(tmp_path: Path) 
         assert await wake_at(rt, run) is None
         await resume_hook("next", "x")
         assert await run.result(WAIT) == "x"
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_run_whose_tokens_were_freed_claims_them_again(taken: bool, tmp_path: Path) -> None:
+    """As one that had failed and goes on: it gets them back, or hears who has them now."""
+
+    @workflow(name="tests.conflicts.comes_back")
+    async def comes_back() -> tuple[object, object]:
+        hook = create_hook(token="t")
+        first = await hook
+        try:
+            return first, await hook
+        except HookConflictError as error:
+            return first, error.run_id
+
+    path = tmp_path / "a.db"
+    async with crashing(path) as rt:
+        run = await rt.start(comes_back)
+        await quiet(rt)
+        await resume_hook("t", 1)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM hooks")
+    async with opened(path) as rt:
+        other = await rt.start(holds, "t") if taken else None
+        await quiet(rt)
+        await rt.send(run.run_id, "any")  # brings it into memory
+        await quiet(rt)
+        assert (await resume_hook("t", 2)) == (other or run)
+        assert await get_run(run.run_id).result(WAIT) == (1, other.run_id if other else 2)
+
+
+async def test_evicted_runs_keep_their_tokens_and_their_due_times(tmp_path: Path) -> None:
+    """Loaded again and again, a run with an open hook stays evictable."""
+    async with opened(tmp_path / "a.db", idle_runs=1) as rt:
+        runs = [await rt.start(holds, str(n)) for n in range(5)]
+        for _ in range(3):
+            for run in runs:
+                await rt.send(run, "any")
+                await quiet(rt)
+        assert len(rt._engine.scheduler) == 1
+        assert [await wake_at(rt, run) for run in runs] == [None] * 5
+        for n, run in enumerate(runs):
+            await resume_hook(str(n), n)
+            assert await run.result(WAIT) == n

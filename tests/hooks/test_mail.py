@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,22 @@ async def test_type_of_a_waiting_receiver_is_held_against_the_sender(tmp_path: P
         assert caught.value.path == "payload[1]"
         await send(run, "numbers", [1, 2, 1])
         assert await run.result(WAIT) == {1, 2}
+
+
+async def test_letters_sent_together_are_held_each_against_its_own_receiver(
+    tmp_path: Path,
+) -> None:
+    """The second one is not for the receiver that waits now: it is checked when it is taken."""
+
+    @workflow(name="tests.mail.mixed")
+    async def mixed() -> tuple[int, str]:
+        return await receive("in", int), await receive("in", str)
+
+    async with opened(tmp_path / "a.db") as rt:
+        run = await rt.start(mixed)
+        await quiet(rt)
+        await asyncio.gather(send(run, "in", 1), send(run, "in", "two"))
+        assert await run.result(WAIT) == (1, "two")
 
 
 async def test_letter_of_another_type_that_came_early_is_told_to_the_body(tmp_path: Path) -> None:
@@ -347,3 +364,19 @@ async def test_cancelled_waiter_leaves_the_payload_to_the_clean_up(tmp_path: Pat
         await assert_cancelled(run)
         outcome = [e.value for e in await run.events() if e.kind == "step_completed"]
         assert outcome == ["last words"]
+
+
+async def test_runs_with_hooks_leave_no_cyclic_garbage(tmp_path: Path) -> None:
+    """Ended runs are freed at once, with their hooks and mailboxes."""
+    async with opened(tmp_path / "a.db") as rt:
+        gc.collect()
+        gc.disable()
+        try:
+            for n in range(20):
+                run = await rt.start(hooked, 1)
+                await resume_hook("hooked", n)
+                assert await run.result(WAIT) == [n]
+            await quiet(rt)
+            assert gc.collect() < 10
+        finally:
+            gc.enable()
