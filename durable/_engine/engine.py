@@ -99,7 +99,7 @@ class Engine:
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
         self.answers: dict[str, Callable[..., Awaitable[Any]]] = {}  # see `ask`
-        self._streams = Streams(journal, payloads, loop, self._find, self._chunk_refused)
+        self._streams = Streams(journal, payloads, clock, loop, self._find, self._chunk_refused)
         self.answers.update(self._streams.answers)
         self._timers = Timers(clock, loop)
         self._executor = Executor(
