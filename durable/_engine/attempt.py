@@ -20,7 +20,7 @@ from durable._engine.outlets import Channel, Outlet
 from durable._engine.streams import Streams
 from durable._engine.threads import Ticket
 from durable._replay.body import OpenStep
-from durable.errors import WrongContextError
+from durable.errors import RuntimeClosedError, WrongContextError
 
 T = TypeVar("T")
 
@@ -81,4 +81,10 @@ class Attempt:
 
     def wait_for(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await `make()` on the loop that runs us; blocks the calling thread."""
-        return asyncio.run_coroutine_threadsafe(make(), self.streams.loop).result()
+        work = make()
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(work, self.streams.loop)
+        except RuntimeError as error:  # the loop is closed, and this thread is left over
+            work.close()
+            raise RuntimeClosedError("the runtime of this step is closed") from error
+        return waiting.result()

@@ -98,9 +98,7 @@ class Engine:
         self._spawned: set[asyncio.Task[None]] = set()
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
-        self.answers: dict[str, Callable[..., Awaitable[Any]]] = {}  # see `ask`
-        self._streams = Streams(journal, payloads, loop, self._find, self._chunk_refused)
-        self.answers.update(self._streams.answers)
+        self._streams = Streams(journal, payloads, clock, loop, self._find, self._chunk_refused)
         self._timers = Timers(clock, loop)
         self._executor = Executor(
             self, payloads, clock, loop,
@@ -128,27 +126,29 @@ class Engine:
         )  # fmt: skip
         claims = Claims(journal, self._activation, payloads, clock, self._spawn)
         self._activation.hooks = self._loader.claims = claims
-        mail = Mail(
-            journal,
-            self._commands,
-            self._loader,
-            self._activation,
-            payloads,
-            claims,
-            spawn=self._spawn,
-        )
-        self.answers |= {"resume_hook": mail.resume_hook, "send": mail.send}
-        answers = Answers()
-        self.answers |= {"webhook_wait": answers.wait, "webhook_give": answers.give}
         self._loader.settings["webhook_base_url"] = options.webhook_base_url
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )
         self._births = Births(journal, self._loader, self._recovery, payloads, clock)
         self._sweeper = Sweeper(journal, self._timers, clock)
-        shelf = Shelf(journal, clock, self.scheduler.get, self._kept_until, self._sweeper.start)
+        self.answers = self._offers(clock, claims)  # see `ask`
+
+    def _offers(self, clock: Clock, claims: Claims) -> dict[str, Callable[..., Awaitable[Any]]]:
+        """Return what can be asked, and the parts that answer it."""
+        mail = Mail(
+            self.journal, self._commands, self._loader, self._activation, self._payloads, claims,
+            spawn=self._spawn,
+        )  # fmt: skip
+        answers = Answers()
+        find = self.scheduler.get
+        shelf = Shelf(self.journal, clock, find, self._kept_until, self._sweeper.start)
         cancellations = Cancellations(self._commands, self._loader, self.cancel)
-        self.answers |= {
+        return self._streams.answers | {
+            "resume_hook": mail.resume_hook,
+            "send": mail.send,
+            "webhook_wait": answers.wait,
+            "webhook_give": answers.give,
             "set_attributes": Attributes(self.scheduler, self._activation).note,
             "delete_run": shelf.delete_run,
             "import_run": shelf.import_run,

@@ -355,6 +355,7 @@ class Executor:
     def _put_off(self, attempt: Attempt, error: BaseException) -> None:
         """Make the same attempt again later: what cut it off says nothing about the step."""
         run, step = attempt.run, attempt.step
+        self._streams.cut_short.add((run.row.pk, step.seq))
         if not self._stopped:
             logger.warning("step %s will be tried again: %s", step.step.name, error)
             again = partial(self.dispatch, run, step)

@@ -152,12 +152,12 @@ class LiveStream:
 
     async def reached(self, count: int) -> bool:
         """Wait until `count` rows are durable; False if the run has ended before."""
-        if self._fault is not None:
-            raise self._fault
         return True if self.landed >= count else await self.expect(count)
 
     def expect(self, count: int) -> asyncio.Future[bool]:
-        """Return a future of `reached`."""
+        """Return a future of `reached`; raises what the journal refused a row with."""
+        if self._fault is not None:
+            raise self._fault
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (count, next(self._order), future))
         if len(self._waiting) > self._prune_at:

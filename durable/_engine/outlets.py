@@ -44,10 +44,13 @@ class Sources(Protocol):
 
 
 class Outlet:
-    """See the module's docstring."""
+    """See the module's docstring. `is_first`: its step cannot have written anything before."""
 
-    def __init__(self, streams: Sources, pk: int, run_id: str, author: Author) -> None:
+    def __init__(
+        self, streams: Sources, pk: int, run_id: str, author: Author, *, is_first: bool
+    ) -> None:
         self.streams = streams
+        self.is_first = is_first
         self.author = author
         self.ended = False
         self._pk = pk
@@ -142,8 +145,10 @@ class Channel:
     async def written_before(self) -> int:
         """Return how many chunks earlier attempts of the step have written."""
         await self._ready()
-        if not self._stream.next_index:
-            return 0
+        return 0 if self._outlet.is_first else await self._written()
+
+    async def _written(self) -> int:
+        await self._stream.reached(self._stream.next_index)
         return await self._outlet.streams.count_of_step(self._stream.key, self._author.step)
 
     def let_go(self) -> None:
@@ -171,12 +176,9 @@ class Channel:
     async def _begin(self) -> None:
         streams, stream, author = self._outlet.streams, self._stream, self._author
         await streams.load(stream)
-        may_repeat = author.attempt > 1 or self.mode == REPLACE
-        if self.mode == APPEND or not may_repeat or not stream.next_index:
+        if self.mode == APPEND or self._outlet.is_first:
             return
-        await stream.reached(stream.next_index)
-        written = await streams.count_of_step(stream.key, author.step)
-        if written and not self._outlet.ended:
+        if await self._written() and not self._outlet.ended:
             self._done_before = self.mode == ONCE
             if self.mode == REPLACE:
                 stream.put(RESET, author, None)

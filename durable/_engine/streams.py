@@ -12,9 +12,11 @@ through an `Outlet`; everybody else asks by `EnginePort.ask`:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
+from durable._base.clock import Clock
 from durable._engine.hot import HotRun
 from durable._engine.live_stream import Author, LiveStream
 from durable._engine.outlets import Outlet
@@ -30,18 +32,31 @@ from durable._journal.chunks import (
 from durable._journal.journal import Journal
 from durable._journal.records import FINISHED, RunRow
 from durable._replay.script import Inbound
-from durable.errors import RuntimeClosedError, StreamClosedError, WorkflowRunNotFoundError
+from durable.errors import (
+    JournalCorruptError,
+    JournalError,
+    RuntimeClosedError,
+    StreamClosedError,
+    WorkflowRunNotFoundError,
+)
+
+T = TypeVar("T")
+
+# How long to wait before a read is tried again that the disk has failed.
+PAUSE_SECONDS = 0.5
 
 
 class Streams:
     """See the module's docstring.
 
     Args:
+        clock: arms the pauses between attempts to read while the disk fails.
         find: returns a run that is in memory.
         refused: told the run whose row the journal has refused.
 
     Attributes:
         post: puts what a generator has yielded into its run's inbox; set by the engine.
+        cut_short: steps whose attempt is made again under the same number.
     """
 
     post: Callable[[HotRun, Inbound], None]
@@ -50,6 +65,7 @@ class Streams:
         self,
         journal: Journal,
         payloads: EnginePayloads,
+        clock: Clock,
         loop: asyncio.AbstractEventLoop,
         find: Callable[[str], HotRun | None],
         refused: Callable[[str, BaseException], None],
@@ -59,6 +75,9 @@ class Streams:
             "stream_wait": self._wait,
             "stream_write": self._write,
         }
+        self.cut_short: set[tuple[int, int]] = set()
+        self._clock = clock
+        self._closed = False
         self._payloads = payloads
         self._journal = journal
         self._find = find
@@ -95,11 +114,7 @@ class Streams:
                 del self._live[stream.key.run_id]
 
     async def load(self, stream: LiveStream) -> None:
-        """Return once the stream knows what the journal holds.
-
-        Raises:
-            JournalError: it could not be read.
-        """
+        """Return once the stream knows what the journal holds; a failing disk is waited for."""
         if stream.loaded:
             return
         if stream.loading is None or stream.loading.done():
@@ -107,17 +122,33 @@ class Streams:
         await asyncio.shield(stream.loading)
 
     async def _load(self, stream: LiveStream) -> None:
-        last = await last_row(self._journal.reader, stream.key)
+        last = await self._insist(lambda: last_row(self._journal.reader, stream.key))
         if not stream.loaded:
             stream.start(last)
 
     async def count_of_step(self, key: StreamKey, step: int) -> int:
         """Return how many chunks a step has written to a stream."""
-        return await count_of_step(self._journal.reader, key, step)
+        return await self._insist(lambda: count_of_step(self._journal.reader, key, step))
+
+    async def _insist(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask until the disk answers: its failure must not become that of a step."""
+        while True:
+            try:
+                return await ask()
+            except JournalCorruptError:
+                raise
+            except JournalError:
+                if self._closed:
+                    raise
+            again: asyncio.Future[None] = self.loop.create_future()
+            self._clock.call_later(self.loop, PAUSE_SECONDS, partial(_go_on, again))
+            await again
 
     def outlet(self, run: HotRun, author: Author) -> Outlet:
         """Return what an attempt writes through."""
-        return Outlet(self, run.row.pk, run.run_id, author)
+        pk = run.row.pk
+        is_first = author.attempt == 1 and (pk, author.step) not in self.cut_short
+        return Outlet(self, pk, run.run_id, author, is_first=is_first)
 
     # --- answers --------------------------------------------------------------------------
 
@@ -190,8 +221,14 @@ class Streams:
 
     def close(self, path: str) -> None:
         """Tell everybody who waits that the runtime is closed."""
+        self._closed = True
         error = RuntimeClosedError(f"the runtime of {path} was closed: open it again to go on")
         for streams in list(self._live.values()):
             for stream in list(streams.values()):
                 stream.fail(error)
         self._live.clear()
+
+
+def _go_on(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -108,8 +108,8 @@ SELECT idx, kind, step, attempt, payload, crc FROM chunks
 WHERE run = ? AND stream = ? ORDER BY idx DESC LIMIT 1;
 
 -- name: resets_after
-SELECT step, max(idx) FROM chunks
-WHERE run = ? AND stream = ? AND kind = 2 AND idx > ? GROUP BY step;
+SELECT step, idx FROM chunks INDEXED BY chunks_reset
+WHERE run = ? AND stream = ? AND kind = 2 AND idx > ? ORDER BY idx;
 
 -- name: first_of_step
 SELECT idx FROM chunks
@@ -119,8 +119,8 @@ WHERE run = ? AND stream = ? AND step = ? AND kind = 1 ORDER BY idx LIMIT 1;
 SELECT count(*) FROM chunks WHERE run = ? AND stream = ? AND step = ? AND kind = 1;
 
 -- name: count_from_outside
-SELECT coalesce(max(attempt), 0) FROM chunks
-WHERE run = ? AND stream = ? AND step = ? AND step < 0;
+SELECT coalesce(max(attempt), 0) FROM chunks INDEXED BY chunks_from_outside
+WHERE run = ? AND stream = ? AND step < 0 AND step = ?;
 
 -- name: next_stream
 SELECT min(stream) FROM chunks WHERE run = ? AND stream > ?;
@@ -129,8 +129,11 @@ SELECT min(stream) FROM chunks WHERE run = ? AND stream > ?;
 SELECT EXISTS (SELECT 1 FROM chunks WHERE run = ? AND stream = ?);
 
 -- name: delete_some_chunks
-DELETE FROM chunks WHERE (run, stream, idx) IN (
-    SELECT run, stream, idx FROM chunks WHERE run = :run ORDER BY stream, idx LIMIT :count);
+DELETE FROM chunks
+WHERE run = :run AND stream = (SELECT min(stream) FROM chunks WHERE run = :run)
+    AND idx < :count + (
+        SELECT min(idx) FROM chunks
+        WHERE run = :run AND stream = (SELECT min(stream) FROM chunks WHERE run = :run));
 
 -- name: has_chunks
 SELECT EXISTS (SELECT 1 FROM chunks WHERE run = :run);

@@ -25,6 +25,7 @@ from durable._surface.history import read_events, waiting_for
 from durable._surface.listing import event_facts, history_lines, plain, run_facts
 from durable._surface.manual import add_docs
 from durable._surface.run import Run
+from durable._surface.stream_view import show_stream
 from durable.errors import DurableError, HookNotFoundError, WorkflowRunNotFoundError
 
 _LATER = "when a program that has its code opens the journal"
@@ -79,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands.add_parser("serve", help="receive webhooks, and execute the runs"))
     add_docs(commands.add_parser("docs", help="list the documentation, or print a page of it"))
     _add_show(commands.add_parser("show", help="show one run with its history"))
+    _add_stream(commands.add_parser("stream", help="show what a run emits"))
     cancel = _add_command(commands.add_parser("cancel", help="cancel a run"), _cancel)
     cancel.add_argument("--reason", help="kept with the run and shown to its waiters")
     _add_command(commands.add_parser("wake", help="end a run's pending sleeps now"), _wake)
@@ -120,6 +122,17 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     add_journal(parser, _show)
     parser.add_argument("run_id", metavar="RUN_ID")
     parser.add_argument("--json", action="store_true", help="as a JSON object")
+
+
+def _add_stream(parser: argparse.ArgumentParser) -> None:
+    add_journal(parser, _stream)
+    parser.add_argument("run_id", metavar="RUN_ID")
+    parser.add_argument("--namespace", metavar="NAME", help="the stream (default: the default one)")
+    parser.add_argument(
+        "--start", type=int, default=0, metavar="INDEX", help="from here on; negative: the last"
+    )
+    parser.add_argument("--follow", action="store_true", help="wait for what is still to come")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
 
 
 Ask = Callable[[CommandPort, argparse.Namespace], Awaitable[str]]
@@ -172,6 +185,15 @@ async def _shown(arguments: argparse.Namespace) -> str:
         return "\n".join(history_lines(row, events, waiting))
     facts = run_facts(row) | {"waiting_for": waiting, "events": [event_facts(e) for e in events]}
     return json.dumps(facts, indent=2)
+
+
+def _stream(arguments: argparse.Namespace) -> int:
+    showing = show_stream(
+        arguments.db, arguments.run_id, arguments.namespace, arguments.start,
+        follow=arguments.follow, as_json=arguments.json,
+    )  # fmt: skip
+    asyncio.run(showing)
+    return 0
 
 
 # --- acting -------------------------------------------------------------------------------

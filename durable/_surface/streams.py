@@ -90,7 +90,9 @@ class Stream(AsyncIterator[Any]):
         self._next_page = 0
         self._caught_up = False
         self._no_more = False
+        self._busy = False
         self._access: Access | None = None
+        self._load = _loaded
 
     async def __anext__(self) -> Any:
         """Return the next value."""
@@ -107,7 +109,24 @@ class Stream(AsyncIterator[Any]):
         """
         return StreamChunks(self)
 
+    def preview(self) -> StreamChunks:
+        """Iterate items whose values are shown, not loaded: no code of theirs is executed.
+
+        Plain data comes as it is, everything else as an inert stand-in.
+        """
+        self._load = _previewed
+        return StreamChunks(self)
+
     async def _next(self) -> StreamChunk:
+        if self._busy:
+            raise RuntimeError(f"{self!r} is being read by another task: make one for each reader")
+        self._busy = True
+        try:
+            return await self._advance()
+        finally:
+            self._busy = False
+
+    async def _advance(self) -> StreamChunk:
         while True:
             while self._page:
                 found = self._page.popleft()
@@ -172,7 +191,7 @@ class Stream(AsyncIterator[Any]):
     def _shown(self, chunk: Chunk) -> StreamChunk:
         assert self._access is not None
         is_reset = chunk.kind == RESET
-        value = None if is_reset else self._access.payloads.decode(chunk.payload or b"")
+        value = None if is_reset else self._load(self._access, chunk.payload or b"")
         if chunk.step < 0:
             return StreamChunk(chunk.place, value)
         step_id = f"{self._run_id}:{chunk.step}"
@@ -211,6 +230,14 @@ class StreamBytes(AsyncIterator[bytes]):
             f"chunk {index} of {self._stream!r} is a {type(value).__name__}, not bytes or text: "
             "read it with run.stream()"
         )
+
+
+def _loaded(access: Access, payload: bytes) -> object:
+    return access.payloads.decode(payload)
+
+
+def _previewed(access: Access, payload: bytes) -> object:
+    return access.payloads.preview(payload)
 
 
 def check_start(start_index: object) -> int:

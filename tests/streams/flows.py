@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from durable import Backoff, get_step_metadata, get_writable, step, workflow
 
+ROOT = Path(__file__).parents[2]
 FAST = Backoff(initial=0.001, factor=1.0, max=0.001, jitter=0.0)
 
 # Opened by the process that runs the step, one for each number.
@@ -29,6 +32,11 @@ def open_gate(number: int) -> None:
 async def collect(stream: Any) -> list[Any]:
     """Read a stream to its end."""
     return [item async for item in stream]
+
+
+def python(*arguments: str) -> list[str]:
+    """Return the command line of a Python process."""
+    return [sys.executable, *arguments]
 
 
 @step

@@ -321,6 +321,19 @@ async def test_cancelled_reader_loses_nothing_and_leaves_nothing(journal_path):
         assert rt._engine._streams._live == {}
 
 
+async def test_stream_object_is_for_one_reader(journal_path):
+    """Two tasks on one position would take items from each other."""
+    async with opened(journal_path) as rt:
+        run = await rt.start(gated, 1)
+        stream = run.stream()
+        waiting = asyncio.ensure_future(anext(stream))
+        await quiet_but_for(run, 0)
+        with pytest.raises(RuntimeError, match="make one for each reader"):
+            await anext(stream)
+        gate("0").set()
+        assert await waiting == 0
+
+
 # --- bytes --------------------------------------------------------------------------------
 
 
