@@ -138,13 +138,16 @@ class Engine:
         )
         self._births = Births(journal, self._loader, self._recovery, payloads, clock)
         self._sweeper = Sweeper(journal, self._timers, clock)
-        shelf = Shelf(journal, clock, self.scheduler.get, self._kept_until, self._sweeper.start)
-        cancellations = Cancellations(self._commands, self._loader, self.cancel)
-        self.answers |= {
+        self.answers |= self._management(clock)
+
+    def _management(self, clock: Clock) -> dict[str, Callable[..., Awaitable[Any]]]:
+        get, sweep = self.scheduler.get, self._sweeper.start
+        shelf = Shelf(self.journal, clock, get, self._kept_until, sweep)
+        return {
             "set_attributes": Attributes(self.scheduler, self._activation).note,
             "delete_run": shelf.delete_run,
             "import_run": shelf.import_run,
-            "cancel_runs": cancellations.cancel_runs,
+            "cancel_runs": Cancellations(self._commands, self._loader, self.cancel).cancel_runs,
         }
 
     async def open(self) -> None:

@@ -182,11 +182,12 @@ def event_facts(event: HistoryEvent) -> dict[str, object]:
         "ref": event.ref,
         "at": event.at.isoformat(),
         "due": None if event.due is None else event.due.isoformat(),
-        "value": _json_value(event.value),
+        "value": json_value(event.value),
     }
 
 
-def _json_value(value: object) -> object:
+def json_value(value: object) -> object:
+    """Return a preview as JSON data; what JSON cannot hold, as text."""
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
