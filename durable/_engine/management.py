@@ -17,9 +17,11 @@ from durable._engine.commands import Commands
 from durable._engine.hot import HotRun
 from durable._engine.loader import Loader
 from durable._journal.attributes import Blocked, encode_blocked
+from durable._journal.chunks import StreamKey, chunk_op
 from durable._journal.journal import Journal
-from durable._journal.portable import Packed, parse_document, unpack
-from durable._journal.records import BLOCKED, FINISHED, RunEvent, RunRow, Write
+from durable._journal.portable import parse_document, unpack
+from durable._journal.records import BLOCKED, FINISHED, RowOp, RunEvent, RunRow, Write
+from durable._journal.whole import WholeRun
 from durable._replay.events import CANCEL_REQUESTED, Event
 from durable.errors import (
     DurableError,
@@ -87,7 +89,7 @@ class Shelf:
         packed = await asyncio.to_thread(_unpacked, document)
         row = self._settled(packed, run_id)
         events = [RunEvent(row.pk, row.run_id, event) for event in packed.events]
-        write = Write(done=_ignore, runs=[row], events=events)
+        write = Write(done=_ignore, runs=[row], events=events, ops=_stream_ops(row, packed))
         await self._journal.perform(write)
         found = write.existing.get(row.run_id)
         if found is not None and found.pk != row.pk:
@@ -96,7 +98,7 @@ class Shelf:
         self._sweep()
         return {"run_id": row.run_id, "existing": False}
 
-    def _settled(self, packed: Packed, run_id: str | None) -> RunRow:
+    def _settled(self, packed: WholeRun, run_id: str | None) -> RunRow:
         row = packed.row._replace(pk=self._journal.next_pk(), run_id=run_id or packed.row.run_id)
         if row.status in FINISHED:
             return row._replace(expires_at=self._expiry(row, self._clock.wall_us()))
@@ -107,7 +109,7 @@ class Shelf:
         blocked = encode_blocked(Blocked("imported", reason))
         return row._replace(status=BLOCKED, blocked=blocked)
 
-    async def _check_same(self, found: RunRow, packed: Packed) -> None:
+    async def _check_same(self, found: RunRow, packed: WholeRun) -> None:
         there = await self._journal.reader.history(found.pk, found.run_id)
         # It may have gone on since it was imported.
         if _plain(there[: len(packed.events)]) != _plain(packed.events):
@@ -179,8 +181,16 @@ def _is_being_cancelled(run: HotRun) -> bool:
     return any(item.kind == CANCEL_REQUESTED for item in run.inbox)
 
 
-def _unpacked(document: bytes) -> Packed:
+def _unpacked(document: bytes) -> WholeRun:
     return unpack(parse_document(document))
+
+
+def _stream_ops(row: RunRow, packed: WholeRun) -> list[RowOp]:
+    return [
+        chunk_op(StreamKey(row.pk, row.run_id, name), chunk)
+        for name, chunks in packed.streams.items()
+        for chunk in chunks
+    ]
 
 
 def _plain(events: Sequence[Event]) -> list[tuple[object, ...]]:

@@ -21,7 +21,8 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from durable._journal.checksum import checksum
+from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.chunks import is_sound
 from durable._journal.database import prepare_reader
 from durable._journal.driver import DriverFactory
 from durable._journal.files import (
@@ -38,9 +39,9 @@ from durable.errors import BackupError, JournalCorruptError
 T = TypeVar("T")
 
 _PAGES_AT_ONCE = 512
-_EVENTS_AT_ONCE = 500
-_ALL_EVENTS, _BARE_RUN = QUERIES["all_events"], QUERIES["run_without_events"]
-_COUNT_RUNS = QUERIES["count_runs"]
+_ROWS_AT_ONCE = 500
+_ALL_EVENTS, _ALL_CHUNKS = QUERIES["all_events"], QUERIES["all_chunks"]
+_BARE_RUN, _COUNT_RUNS = QUERIES["run_without_events"], QUERIES["count_runs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Backup:
 
     Attributes:
         path: where it lies.
-        runs, events: how many it holds; every event has been checked.
+        runs, events: how many it holds; every event and chunk has been checked.
         bytes: its size.
 
     Example:
@@ -84,6 +85,9 @@ class _Place(NamedTuple):
     run: int = 0
     seq: int = 0
     seen: int = 0
+
+
+_ChunkPlace = tuple[int, str, int]  # run, stream and index of the chunk looked at last
 
 
 async def back_up(
@@ -173,6 +177,10 @@ async def _check(drivers: DriverFactory, draft: str, stop: Stop) -> tuple[int, i
         while (after := await driver.call(partial(_check_events, place))) is not None:
             place = after
             stop.check()
+        chunk: _ChunkPlace | None = (0, "", -1)
+        while chunk is not None:
+            chunk = await driver.call(partial(_check_chunks, chunk))
+            stop.check()
         return runs, place.seen
     finally:
         await driver.close()
@@ -190,15 +198,30 @@ def _check_file(draft: str, conn: sqlite3.Connection) -> int:
 
 def _check_events(place: _Place, conn: sqlite3.Connection) -> _Place | None:
     """Look at the next events behind a place; None when there are none."""
-    rows = conn.execute(_ALL_EVENTS, (*place[:2], _EVENTS_AT_ONCE)).fetchall()
-    for run, run_id, is_trash, *fields, crc in rows:
-        seq = fields[0]
+    rows = conn.execute(_ALL_EVENTS, (*place[:2], _ROWS_AT_ONCE)).fetchall()
+    for run, run_id, is_trash, *event in rows:
+        seq = event[0]
         if not is_trash:
             if run_id is None:
                 raise JournalCorruptError(f"there are events of run key {run}, which is no run")
             if seq != (place.seq + 1 if run == place.run else 1):
                 raise JournalCorruptError(f"event {seq} of run {run_id} is not in its place")
-            if checksum(run_id, tuple(fields)) != crc:
+            if not matches(checksum_of_run(run_id), tuple(event)):
                 raise JournalCorruptError(f"event {seq} of run {run_id} is damaged")
         place = _Place(run, seq, place.seen + (not is_trash))
+    return place if rows else None
+
+
+def _check_chunks(place: _ChunkPlace, conn: sqlite3.Connection) -> _ChunkPlace | None:
+    """Look at the next rows of streams behind a place; None when there are none."""
+    rows = conn.execute(_ALL_CHUNKS, (*place, _ROWS_AT_ONCE)).fetchall()
+    for run, stream, run_id, is_trash, *row in rows:
+        index = row[0]
+        if not is_trash:
+            name = f"chunk {index} of stream {stream!r} of run {run_id or run}"
+            if run_id is None or index != (place[2] + 1 if (run, stream) == place[:2] else 0):
+                raise JournalCorruptError(f"{name} is not in its place")
+            if not is_sound(run_id, stream, tuple(row)):
+                raise JournalCorruptError(f"{name} is damaged")
+        place = (run, stream, index)
     return place if rows else None

@@ -38,3 +38,11 @@ def checksum(run: int, fields: Fields) -> int:
     except struct.error as error:
         raise ValueError(str(error)) from error
     return crc32(payload or b"", crc32(head + str.encode(name), run))
+
+
+def matches(run: int, row: tuple[int, int, int, str, int, int | None, bytes | None, int]) -> bool:
+    """Tell whether the columns of a stored event match its checksum, which comes last."""
+    try:
+        return checksum(run, row[:7]) == row[7]
+    except (TypeError, ValueError):
+        return False  # a flipped bit may change a column's type, too

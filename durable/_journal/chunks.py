@@ -116,6 +116,21 @@ async def stream_names(reader: Reader, pk: int) -> list[str]:
     return await reader.ask(partial(_names, pk))
 
 
+def read_streams(pk: int, run_id: str, conn: sqlite3.Connection) -> dict[str, list[Chunk]]:
+    """Return all verified rows of a run's streams, by namespace."""
+    streams: dict[str, list[Chunk]] = {}
+    for name in _names(pk, conn):
+        key = StreamKey(pk, run_id, name)
+        rows = conn.execute(_FROM, (pk, name, 0, -1))
+        streams[name] = [_verified(key, place, row) for place, row in enumerate(rows)]
+    return streams
+
+
+def is_sound(run_id: str, stream: str, row: _Stored) -> bool:
+    """Tell whether a stored row matches its checksum."""
+    return _matches(StreamKey(0, run_id, stream), row, row[-1])
+
+
 async def _count(reader: Reader, query: str, values: tuple[object, ...]) -> int:
     row: tuple[int] = await reader.ask(lambda conn: conn.execute(query, values).fetchone())
     return row[0]

@@ -8,7 +8,8 @@ Payloads travel as the bytes that they are (base64), beside a preview for people
      "about": {...},                  readable facts; not read by an import
      "run": {"run_id": ..., ...},     the columns of its row; times in UTC microseconds
      "events": [{"seq": 1, "kind": "run_created", ..., "shown": ...,
-                 "payload": {"as": "pickle", "base64": ...}}]}
+                 "payload": {"as": "pickle", "base64": ...}}],
+     "streams": {"": [{"kind": "chunk", "step": 4, "attempt": 1, "payload": ..., ...}]}}
 
 The checksum covers what an import reads, so `about` and `shown` may be cut out by hand.
 """
@@ -20,11 +21,14 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, NamedTuple, NoReturn, get_args, get_type_hints
+from itertools import chain
+from typing import Any, NoReturn, get_args, get_type_hints
 
+from durable._journal.chunks import CHUNK, CLOSED, RESET, Chunk
 from durable._journal.codec import form_of
 from durable._journal.history_rules import check_history
 from durable._journal.records import RunRow
+from durable._journal.whole import WholeRun
 from durable._replay.attributes import ATTRIBUTE_KINDS
 from durable._replay.events import Event, EventKind
 from durable.errors import InvalidExportError
@@ -42,59 +46,76 @@ _COLUMNS: dict[str, tuple[type, ...]] = {
 _DEPTH = "it is nested too deeply"
 # What belongs to a row in one journal only.
 _OWN_COLUMNS = ("pk", "wake_at", "expires_at")
-_EVENT_KEYS = frozenset({"seq", "kind", "ref", "name", "at", "due", "payload"})
-
-
-class Packed(NamedTuple):
-    """A run from a document: its row (with key 0) and its events."""
-
-    row: RunRow
-    events: list[Event]
+_CHUNK_KINDS = {CHUNK: "chunk", RESET: "reset", CLOSED: "closed"}
+_CHUNK_NUMBERS = {name: kind for kind, name in _CHUNK_KINDS.items()}
 
 
 # --- out ------------------------------------------------------------------------------------
 
 
 def pack(
-    row: RunRow,
-    events: Sequence[Event],
+    whole: WholeRun,
     about: Mapping[str, object],
-    shown: Callable[[Event], object],
+    shown: Callable[[Event | Chunk], object],
 ) -> dict[str, Any]:
     """Return the document of a run.
 
     Args:
+        whole: the run.
         about: facts about it for people, as JSON data.
-        shown: gives the preview of an event's payload, as JSON data.
+        shown: gives the preview of what an event or a chunk holds, as JSON data.
     """
-    run = {name: value for name, value in row._asdict().items() if name not in _OWN_COLUMNS}
+    columns = whole.row._asdict().items()
+    run = {name: value for name, value in columns if name not in _OWN_COLUMNS}
     document: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "checksum": "",
         "about": dict(about),
         "run": run,
-        "events": [_packed_event(event, shown(event)) for event in events],
+        "events": [_packed_event(event, shown) for event in whole.events],
+        "streams": {
+            name: [_packed_chunk(chunk, shown) for chunk in chunks]
+            for name, chunks in whole.streams.items()
+        },
     }
     document["checksum"] = _checksum(document)
     return document
 
 
-def _packed_event(event: Event, shown: object) -> dict[str, Any]:
+def _packed_event(event: Event, shown: Callable[[Event | Chunk], object]) -> dict[str, Any]:
     packed: dict[str, Any] = {**event._asdict(), "kind": EventKind(event.kind).label}
     if event.payload is not None:
-        encoded = b64encode(event.payload).decode()
         form = "text" if event.kind in _TEXTS else form_of(event.payload)
-        packed["payload"] = {"as": form, "base64": encoded}
-        packed["shown"] = shown
+        packed["payload"] = _packed_payload(event.payload, form)
+        packed["shown"] = shown(event)
     return packed
 
 
+def _packed_chunk(chunk: Chunk, shown: Callable[[Event | Chunk], object]) -> dict[str, Any]:
+    packed: dict[str, Any] = {"kind": _CHUNK_KINDS[chunk.kind], "step": chunk.step}
+    packed |= {"attempt": chunk.attempt, "payload": None}
+    if chunk.payload is not None:
+        packed["payload"] = _packed_payload(chunk.payload, form_of(chunk.payload))
+        packed["shown"] = shown(chunk)
+    return packed
+
+
+def _packed_payload(payload: bytes, form: str) -> dict[str, str]:
+    return {"as": form, "base64": b64encode(payload).decode()}
+
+
 def _checksum(document: Mapping[str, Any]) -> str:
-    events = [{key: event.get(key) for key in _EVENT_KEYS} for event in document["events"]]
-    covered = [document["format"], document["version"], document["run"], events]
-    text = json.dumps(covered, sort_keys=True, separators=(",", ":"))
+    bare: list[object] = [document["format"], document["version"], document["run"]]
+    bare.append([_without_preview(event) for event in document["events"]])
+    streams = document.get("streams", {})
+    bare.append({name: [_without_preview(row) for row in rows] for name, rows in streams.items()})
+    text = json.dumps(bare, sort_keys=True, separators=(",", ":"))
     return f"sha256:{sha256(text.encode()).hexdigest()}"
+
+
+def _without_preview(packed: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in packed.items() if key != "shown"}
 
 
 # --- in -------------------------------------------------------------------------------------
@@ -118,8 +139,8 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def unpack(document: object) -> Packed:
-    """Return the run of a document, checked; executes and loads nothing.
+def unpack(document: object) -> WholeRun:
+    """Return the run of a document, checked, with the key 0; executes and loads nothing.
 
     Raises:
         InvalidExportError: it is none, is damaged, was written by a newer `durable`, or holds a
@@ -136,13 +157,16 @@ def unpack(document: object) -> Packed:
     run, events = document.get("run"), document.get("events")
     if not isinstance(run, dict) or not isinstance(events, list):
         raise InvalidExportError('it has no "run" or no "events"')
-    if not all(isinstance(event, dict) for event in events):
-        raise InvalidExportError("an event is no JSON object")
+    streams = document.get("streams", {})
+    if not isinstance(streams, dict) or not all(isinstance(s, list) for s in streams.values()):
+        raise InvalidExportError('its "streams" are no lists')
+    if not all(isinstance(each, dict) for each in chain(events, *streams.values())):
+        raise InvalidExportError("an event or a chunk is no JSON object")
     _check_sum(document)
     row = _row(run)
     history = [_event(place, event) for place, event in enumerate(events, 1)]
     check_history(row, history)
-    return Packed(row, history)
+    return WholeRun(row, history, {name: _stream(name, rows) for name, rows in streams.items()})
 
 
 def _check_sum(document: Mapping[str, Any]) -> None:
@@ -180,11 +204,32 @@ def _event(place: int, event: dict[str, Any]) -> Event:
         raise InvalidExportError(f"event {place} has due = {due!r:.60}")
     return Event(
         event["seq"], kind, event["ref"], event["name"], event["at"], due,
-        _payload(place, event.get("payload")),
+        _payload(f"event {place}", event.get("payload")),
     )  # fmt: skip
 
 
-def _payload(place: int, packed: object) -> bytes | None:
+def _stream(name: str, rows: Sequence[dict[str, Any]]) -> list[Chunk]:
+    if not _is_a(str, name):
+        raise InvalidExportError(f"the name of stream {name!r:.60} is no text")
+    return [
+        _chunk(f"chunk {place} of stream {name!r:.60}", place, rows) for place in range(len(rows))
+    ]
+
+
+def _chunk(what: str, place: int, rows: Sequence[dict[str, Any]]) -> Chunk:
+    row = rows[place]
+    kind = _CHUNK_NUMBERS.get(str(row.get("kind")))
+    if kind is None or not _is_a(int, row.get("step")) or not _is_a(int, row.get("attempt")):
+        raise InvalidExportError(f"{what} is none: {row!r:.80}")
+    if kind == CLOSED and place != len(rows) - 1:
+        raise InvalidExportError(f"{what} closes it, and others follow")
+    payload = _payload(what, row.get("payload"))
+    if (payload is None) == (kind == CHUNK):
+        raise InvalidExportError(f"{what} is a {row['kind']} with a payload, or a chunk without")
+    return Chunk(place, kind, row["step"], row["attempt"], payload)
+
+
+def _payload(what: str, packed: object) -> bytes | None:
     if packed is None:
         return None
     encoded = packed.get("base64") if isinstance(packed, dict) else None
@@ -193,7 +238,7 @@ def _payload(place: int, packed: object) -> bytes | None:
             return b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         pass
-    raise InvalidExportError(f"event {place} has a payload that is no base64")
+    raise InvalidExportError(f"{what} has a payload that is no base64")
 
 
 def _is_a(kind: type, value: object) -> bool:

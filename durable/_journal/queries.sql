@@ -217,3 +217,10 @@ SELECT events.run, runs.run_id, trash.run IS NOT NULL, events.seq, events.kind, 
     events.name, events.at, events.due, events.payload, events.crc
 FROM events LEFT JOIN runs ON runs.pk = events.run LEFT JOIN trash ON trash.run = events.run
 WHERE (events.run, events.seq) > (?, ?) ORDER BY events.run, events.seq LIMIT ?;
+
+-- name: all_chunks
+SELECT chunks.run, chunks.stream, runs.run_id, trash.run IS NOT NULL, chunks.idx, chunks.kind,
+    chunks.step, chunks.attempt, chunks.payload, chunks.crc
+FROM chunks LEFT JOIN runs ON runs.pk = chunks.run LEFT JOIN trash ON trash.run = chunks.run
+WHERE (chunks.run, chunks.stream, chunks.idx) > (?, ?, ?)
+ORDER BY chunks.run, chunks.stream, chunks.idx LIMIT ?;

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from durable._journal.checksum import checksum, checksum_of_run
-from durable._journal.database import prepare_reader, snapshot
+from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
 from durable._journal.records import HookRow, Request, RunRow
@@ -117,14 +117,10 @@ class Reader:
 
         Raises:
             JournalCorruptError: an event is damaged or missing; it is named.
-            WorkflowRunNotFoundError: the run has been deleted meanwhile.
+            WorkflowRunNotFoundError: the run is just being deleted.
         """
         parameters = (pk, after_seq, _NO_LIMIT if limit is None else limit)
-        return await self._ask(partial(_read_history, run_id, after_seq, parameters))
-
-    async def run_with_history(self, run_id: str) -> tuple[RunRow, list[Event]] | None:
-        """Return a run and its verified events as they were at one moment, or None."""
-        return await self._ask(partial(_read_whole, run_id))
+        return await self._ask(partial(read_history, run_id, after_seq, parameters))
 
     async def last_event(self, pk: int, run_id: str) -> Event | None:
         """Return the newest event of a run, verified, or None."""
@@ -300,36 +296,22 @@ class Reader:
         self._unprepared = error is not None
 
 
-def _read_history(
+def read_history(
     run_id: str, after_seq: int, parameters: tuple[int, int, int], conn: sqlite3.Connection
 ) -> list[Event]:
+    """Return verified events; the parameters are the run's key, `after_seq` and a limit."""
     rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
+    if rows and rows[0][0] != after_seq + 1:
+        _check_there(parameters[0], run_id, conn)
     seed = checksum_of_run(run_id)
-    try:
-        events = [
-            _verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)
-        ]
-    except JournalCorruptError:
-        _check_there(run_id, conn)
-        raise
-    if not events and not after_seq:
-        _check_there(run_id, conn)
-    return events
+    return [_verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
 
 
-def _check_there(run_id: str, conn: sqlite3.Connection) -> None:
-    """Tell a run that is being deleted, whose events go piece by piece, from a damaged one."""
-    if conn.execute(_BY_ID, (run_id,)).fetchone() is None:
+def _check_there(pk: int, run_id: str, conn: sqlite3.Connection) -> None:
+    """Tell a run that is being deleted, whose first events go first, from a damaged one."""
+    found = conn.execute(_BY_PK, (pk,)).fetchone()
+    if found is None or found[1] != run_id:
         raise WorkflowRunNotFoundError(run_id)
-
-
-def _read_whole(run_id: str, conn: sqlite3.Connection) -> tuple[RunRow, list[Event]] | None:
-    with snapshot(conn):
-        found = conn.execute(_BY_ID, (run_id,)).fetchone()
-        if found is None:
-            return None
-        row = _ROW(found)
-        return row, _read_history(run_id, 0, (row.pk, 0, _NO_LIMIT), conn)
 
 
 def _read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
@@ -344,16 +326,9 @@ def _verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
             f"the history of run {run_id} lacks event {place} (the next one is {seq}): "
             "restore the journal from a backup"
         )
-    if not _matches(seed, row):
+    if not matches(seed, row):
         raise JournalCorruptError(
             f"event {seq} of run {run_id} does not match its checksum: the disk or another "
             "program changed it; restore the journal from a backup"
         )
     return _EVENT(row[:7])
-
-
-def _matches(seed: int, row: _StoredEvent) -> bool:
-    try:
-        return checksum(seed, row[:7]) == row[7]
-    except (TypeError, ValueError):
-        return False  # a flipped bit may change a column's type, too

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from durable._journal.chunks import Chunk
 from durable._journal.files import write_whole
 from durable._journal.portable import pack
+from durable._journal.whole import read_whole
 from durable._replay.events import Event
 from durable._surface.current import Access
 from durable._surface.history import shown_event
-from durable._surface.listing import event_facts, run_facts
+from durable._surface.listing import json_value, run_facts
 from durable.errors import InvalidExportError, WorkflowRunNotFoundError
 
 DOCUMENT_BYTES_MAX = 256 << 20
@@ -31,17 +33,19 @@ async def export_run(
     access: Access, run_id: str, path: str | os.PathLike[str] | None, *, overwrite: bool
 ) -> dict[str, Any]:
     """Return the document of a run, and write it to a file if one is named."""
-    found = await access.reader.run_with_history(run_id)
-    if found is None:
+    whole = await read_whole(access.reader, run_id)
+    if whole is None:
         raise WorkflowRunNotFoundError(run_id)
-    row, events = found
 
-    def shown(event: Event) -> object:
-        facts = event_facts(shown_event(access, event))
-        return json.loads(json.dumps(facts["value"]))  # as it will be in the file
+    def shown(each: Event | Chunk) -> object:
+        if isinstance(each, Event):
+            value = shown_event(access, each).value
+        else:
+            value = access.payloads.preview(each.payload or b"")
+        return json.loads(json.dumps(json_value(value)))  # as it will be in the file
 
     def work() -> dict[str, Any]:
-        document = pack(row, events, run_facts(row), shown)
+        document = pack(whole, run_facts(whole.row), shown)
         if path is not None:
             text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
             write_whole(path, text.encode(), overwrite=overwrite)

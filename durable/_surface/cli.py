@@ -204,12 +204,12 @@ async def _command(arguments: argparse.Namespace, ask: Ask) -> int:
     if status in FINISHED:
         print(f"{arguments.run_id} is {status} already: nothing to do")
         return 0
-    done = await _give(arguments, ask)
+    done = await _ask(arguments, ask)
     print(f"{arguments.run_id}: {done}; it is {await _status(arguments)} now")
     return 0
 
 
-async def _give(arguments: argparse.Namespace, ask: Ask) -> str:
+async def _ask(arguments: argparse.Namespace, ask: Ask) -> str:
     return await command(arguments.db, lambda port: ask(port, arguments))
 
 
@@ -242,7 +242,7 @@ def _hand_in(arguments: argparse.Namespace, ask: Ask) -> int:
     given = arguments.key
     arguments.key = new_token() if given is None else valid_text(given, "dedupe key")
     arguments.payload = arguments.payload or _json("null")
-    print(asyncio.run(_give(arguments, ask)))
+    print(asyncio.run(_ask(arguments, ask)))
     return 0
 
 

@@ -16,7 +16,7 @@ from durable._journal.records import FINISHED, PENDING, RunRow
 from durable._replay.attributes import ATTRIBUTE_KINDS, decode_change
 from durable._replay.events import ANSWERS, Event, EventKind
 from durable._surface.current import Access
-from durable.errors import shown_token
+from durable.errors import WorkflowRunNotFoundError, shown_token
 
 
 class RunStatus(str):
@@ -81,6 +81,8 @@ _TEXTS = frozenset({EventKind.RUN_CANCELLED, EventKind.CANCEL_REQUESTED})
 async def read_events(access: Access, row: RunRow) -> list[HistoryEvent]:
     """Return the history of a run, oldest event first."""
     history = await access.reader.history(row.pk, row.run_id)
+    if not history:  # it was deleted after its row was read
+        raise WorkflowRunNotFoundError(row.run_id)
     return [shown_event(access, event) for event in history]
 
 

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from durable import Backup, Runtime, SyncRuntime, backup, set_attributes, sleep, step, workflow
+from durable import (
+    Backup,
+    Runtime,
+    SyncRuntime,
+    backup,
+    get_writable,
+    set_attributes,
+    sleep,
+    step,
+    workflow,
+)
 from durable.errors import BackupError, JournalError, RuntimeClosedError
 from tests.engine.rig import opened, quiet
 from tests.surface.programs import Program, spawn
@@ -151,6 +161,27 @@ async def test_copy_with_a_damaged_event_is_no_backup(journal_path: Path, tmp_pa
         await rt.journal.writer.run(lambda conn: conn.execute("DELETE FROM runs"))
         assert (await rt.backup(tmp_path / "copy.db")).runs == 0
     assert left(tmp_path) == ["copy.db"]
+
+
+@workflow(name="backup.talking")
+async def talking() -> None:
+    for n in range(3):
+        await get_writable("log").write(n)
+
+
+async def test_copy_with_a_damaged_chunk_is_no_backup(journal_path: Path, tmp_path: Path) -> None:
+    """Streams are looked at like histories."""
+    async with opened(journal_path) as rt:
+        await (await rt.start(talking.options(run_id="t"))).result(WAIT)
+        change = "UPDATE chunks SET payload = x'80054b092e' WHERE idx = 1"
+        await rt.journal.writer.run(lambda conn: conn.execute(change))
+        with pytest.raises(BackupError, match="chunk 1 of stream 'log' of run t is damaged"):
+            await rt.backup(tmp_path / "copy.db")
+        gap = "DELETE FROM chunks WHERE idx = 1"
+        await rt.journal.writer.run(lambda conn: conn.execute(gap))
+        with pytest.raises(BackupError, match="chunk 2 of stream 'log' of run t is not in its"):
+            await rt.backup(tmp_path / "copy.db")
+    assert left(tmp_path) == []
 
 
 async def test_backup_in_the_middle_of_a_deletion_is_good(

@@ -19,6 +19,7 @@ from durable import (
     Runtime,
     SyncRuntime,
     create_hook,
+    get_writable,
     import_run,
     receive,
     resume_hook,
@@ -263,6 +264,45 @@ async def test_importing_twice_is_importing_once(
         await (await rt.start(napping.options(run_id="mine"))).status()
         with pytest.raises(RunConflictError, match="another run with the id 'mine'"):
             await rt.import_run(late, run_id="mine")
+
+
+@step
+async def talk(count: int) -> None:
+    out, log = get_writable(), get_writable("log")
+    for n in range(count):
+        await out.write(n)
+    await log.write({"done": count})
+    await out.close()
+
+
+@workflow(name="carry.talking")
+async def talking() -> None:
+    await talk(3)
+    await sleep("1h")
+    await get_writable("log").write("slept")
+
+
+async def test_streams_go_with_the_run_and_go_on(
+    tmp_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """What was emitted is there; a run that is resumed emits behind it."""
+    async with opened(tmp_path / "a.db", virtual_clock) as rt:
+        run = await rt.start(talking.options(run_id="t"))
+        await quiet(rt)
+        document = await run.export(tmp_path / "t.json")
+    assert [each["shown"] for each in document["streams"][""][:3]] == [0, 1, 2]
+    assert document["streams"]["log"][0]["shown"] == {"done": 3}
+    async with opened(tmp_path / "b.db", virtual_clock) as rt:
+        copy = await rt.import_run(tmp_path / "t.json")
+        await rt.import_run(document)
+        assert await copy.list_streams() == ["", "log"]
+        assert [item async for item in copy.stream()] == [0, 1, 2]
+        await copy.resume()
+        await elapse(rt, virtual_clock, 3700, 600)
+        await copy.result(WAIT)
+        assert [item async for item in copy.stream("log")] == [{"done": 3}, "slept"]
+        twin = await rt.import_run(await copy.export(), run_id="twin")
+        assert [item async for item in twin.stream("log")] == [{"done": 3}, "slept"]
 
 
 # --- what cannot be done ----------------------------------------------------------------------

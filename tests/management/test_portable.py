@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Callable
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable._journal.chunks import CHUNK, CLOSED, RESET, Chunk
 from durable._journal.portable import pack, parse_document, unpack
 from durable._journal.records import RunRow
+from durable._journal.whole import WholeRun
 from durable._replay.attributes import encode_change
 from durable._replay.events import TERMINAL, Event, EventKind
 from durable.errors import InvalidExportError
@@ -53,10 +56,17 @@ def whole_history(end: EventKind) -> list[Event]:
         event(19, K.CANCEL_REQUESTED, name="user", payload=b"why \xc3\xbc", due=9_000),
         event(20, K.RUN_FAILED),
         event(21, K.RUN_REWOUND, 20, name="body", payload=b"again"),
+        event(22, K.STEP_STARTED, 3, payload=None),
     ]
     if end == K.RUN_CREATED:
         return events
-    return [*events, event(22, end)]
+    return [*events, event(23, end)]
+
+
+STREAMS = {
+    "": [Chunk(0, CHUNK, 3, 1, PLAIN), Chunk(1, RESET, 3, 2, None), Chunk(2, CHUNK, 3, 2, b"N")],
+    "log": [Chunk(0, CHUNK, -5, 1, PLAIN), Chunk(1, CLOSED, 9, 1, None)],
+}
 
 
 ENDS = {
@@ -78,14 +88,16 @@ def row_for(end: EventKind, **changes: Any) -> RunRow:
 
 def packed(end: EventKind = K.RUN_COMPLETED) -> dict[str, Any]:
     """A document, as it comes from a file."""
-    document = pack(row_for(end), whole_history(end), {"note": "about"}, lambda each: "shown")
+    whole = WholeRun(row_for(end), whole_history(end), STREAMS)
+    document = pack(whole, {"note": "about"}, lambda each: "shown")
     return json.loads(json.dumps(document))
 
 
 @pytest.mark.parametrize("end", [end for end in ENDS if end in TERMINAL or end == K.RUN_CREATED])
 def test_every_kind_of_event_survives_the_way_out_and_in(end: EventKind) -> None:
-    """Row and history are the same, byte for byte."""
-    row, events = unpack(packed(end))
+    """Row, history and streams are the same, byte for byte."""
+    row, events, streams = unpack(packed(end))
+    assert streams == STREAMS
     assert row == row_for(end)
     assert events == whole_history(end)
     kinds = {each.kind for each in events} | TERMINAL | {K.RUN_CONTINUED}
@@ -144,7 +156,24 @@ GOLDEN = {
             "shown": [3, "run_completed"],
         },
     ],
+    "streams": {
+        "log": [
+            {
+                "kind": "chunk",
+                "step": 3,
+                "attempt": 1,
+                "payload": {"as": "pickle", "base64": "gAVLBy4="},
+                "shown": "a chunk",
+            },
+            {"kind": "closed", "step": 3, "attempt": 1, "payload": None},
+        ]
+    },
 }
+
+
+def shown(each: Event | Chunk) -> object:
+    """A preview."""
+    return [each.seq, EventKind(each.kind).label] if isinstance(each, Event) else "a chunk"
 
 
 def test_shape_of_version_1_is_what_it_was() -> None:
@@ -155,19 +184,20 @@ def test_shape_of_version_1_is_what_it_was() -> None:
         event(3, K.RUN_COMPLETED, payload=b"N"),
     ]
     row = run_row(0, "r1", status="completed", completed_at=5000)
-    made = pack(row, events, {"for": "people"}, lambda each: [each.seq, EventKind(each.kind).label])
+    streams = {"log": [Chunk(0, CHUNK, 3, 1, PLAIN), Chunk(1, CLOSED, 3, 1, None)]}
+    made = pack(WholeRun(row, events, streams), {"for": "people"}, shown)
     assert made.pop("checksum").startswith("sha256:")
     # Columns may be added, and are then read as None where they lack.
     made["run"] = {name: made["run"][name] for name in GOLDEN["run"]}
     assert made == {key: value for key, value in GOLDEN.items() if key != "checksum"}
-    assert list(GOLDEN) == ["format", "version", "checksum", "about", "run", "events"]
+    assert list(GOLDEN) == ["format", "version", "checksum", "about", "run", "events", "streams"]
 
 
 def test_what_is_meant_for_people_may_be_cut_out() -> None:
     """A document without previews is imported all the same."""
     document = packed()
     document["about"] = {"cut": "out"}
-    for each in document["events"]:
+    for each in [*document["events"], *document["streams"][""]]:
         each.pop("shown", None)
     assert unpack(document).events == whole_history(K.RUN_COMPLETED)
 
@@ -233,6 +263,14 @@ BAD = [
     (with_event(4, at=True), "event 4 has at"),
     (with_event(4, name="\ud800"), "event 4 has name"),
     (with_event(21, kind="wait_completed", ref=12), "after the end"),
+    (lambda document: document.update(streams=[]), '"streams" are no lists'),
+    (lambda document: document.update(streams={"": [1]}), "no JSON object"),
+    (lambda document: document.update(streams={"\ud800": []}), "is no text"),
+    (lambda document: document["streams"][""][0].update(kind="piece"), "chunk 0 of stream ''"),
+    (lambda document: document["streams"][""][1].update(step=None), "chunk 1 of stream ''"),
+    (lambda document: document["streams"]["log"].reverse(), "closes it, and others follow"),
+    (lambda document: document["streams"]["log"][0].update(payload=None), "chunk without"),
+    (lambda document: document["streams"]["log"][0].update(payload=7), "no base64"),
     (with_run(status="failed"), "ends with run_completed"),
     (with_run(status="running"), "ends with run_completed"),
     (with_run(completed_at=None), "completed at None"),
@@ -262,12 +300,8 @@ def test_documents_that_cannot_be_are_refused(
     """Also with a checksum that fits: the message tells what is wrong."""
     document = packed()
     change(document)
-    if (
-        isinstance(document.get("events"), list)
-        and all(isinstance(each, dict) for each in document["events"])
-        and "run" in document
-    ):
-        sealed(document)
+    with contextlib.suppress(AttributeError, KeyError, TypeError):
+        sealed(document)  # where one can be made of it
     with pytest.raises(InvalidExportError) as refused:
         unpack(document)
     assert told in str(refused.value)
@@ -335,7 +369,7 @@ def test_nothing_but_a_refusal_comes_of_odd_documents(
     except Exception:  # not even a checksum can be made of it
         pass
     try:
-        row, events = unpack(document)
+        row, events, _ = unpack(document)
     except InvalidExportError:
         return
     assert [each.seq for each in events] == list(range(1, len(events) + 1))
