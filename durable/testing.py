@@ -185,6 +185,8 @@ class VirtualRuntime(Runtime):
     Args:
         path: the journal's file, as for `Runtime`.
         clock: the clock to use; default a new `VirtualClock`.
+        patience: real seconds for which time waits for a running attempt of which nothing
+            is seen, in a thread or a worker process for example. Default 0.1.
         options: as for `Runtime`. Here the journal's SQL runs on the loop and is not
             flushed to disk, closing does not wait for running attempts, and finished runs
             are kept.
@@ -200,9 +202,15 @@ class VirtualRuntime(Runtime):
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, clock: VirtualClock | None = None, **options: Any
+        self,
+        path: str | PathLike[str],
+        *,
+        clock: VirtualClock | None = None,
+        patience: float = _PATIENCE_SECONDS,
+        **options: Any,
     ) -> None:
         self.clock = clock or VirtualClock()
+        self._patience = patience
         given: dict[str, Any] = {
             "durability": "process", "drain_seconds": 0, "retention": None, **options,
         }  # fmt: skip
@@ -212,8 +220,8 @@ class VirtualRuntime(Runtime):
         """Let time pass, and let runs do at each instant all that they can do then.
 
         Waits for running attempts before it goes on, threads and worker processes
-        included, but not for one that does nothing for a tenth of a second: its timeout
-        may be what the test is about.
+        included, but not for one of which nothing is seen for the time of `patience`: its
+        timeout may be what the test is about.
 
         Args:
             duration: seconds, a `timedelta` or text such as ``"30 days"``.
@@ -262,7 +270,7 @@ class VirtualRuntime(Runtime):
                 return
             if busy != seen:
                 seen, since = busy, loop.time()
-            elif loop.time() - since > _PATIENCE_SECONDS:
+            elif loop.time() - since > self._patience:
                 return
             await asyncio.sleep(_LOOK_SECONDS)  # the real time of threads and processes
 

@@ -45,6 +45,17 @@ async def hanging() -> None:
     await asyncio.Event().wait()
 
 
+@step(timeout="1m", max_retries=0)
+def slow() -> str:
+    time.sleep(0.3)
+    return "done"
+
+
+@workflow
+async def slow_thread() -> str:
+    return await slow()
+
+
 @workflow
 async def many_waits(days: int) -> int:
     total = 0
@@ -125,6 +136,12 @@ async def test_a_hanging_step_meets_its_timeout(journal_path: Path) -> None:
     """Time goes on without a step that does nothing one could see."""
     async with VirtualRuntime(journal_path) as runtime, runtime.fast_forward():
         assert await (await runtime.start(hangs)).result() == "too long"
+
+
+async def test_with_patience_a_slow_step_meets_no_timeout(journal_path: Path) -> None:
+    """Real work in a thread may take longer than one waits for a step that hangs."""
+    async with VirtualRuntime(journal_path, patience=5) as runtime, runtime.fast_forward():
+        assert await (await runtime.start(slow_thread)).result() == "done"
 
 
 async def test_two_runtimes_may_be_fast_forwarded_at_once(tmp_path: Path) -> None:
