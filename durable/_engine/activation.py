@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 from durable._base.clock import Clock
@@ -27,8 +28,11 @@ from durable._journal.records import (
     COMPLETED,
     FAILED,
     RUNNING,
+    RowOp,
+    RunEvent,
     RunRow,
     RunState,
+    RunTurn,
     Write,
 )
 from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
@@ -83,27 +87,38 @@ class Claims(Protocol):
         """Add to a turn's write what its body did with tokens."""
 
 
+def _itself(error: BaseException | None) -> None:
+    """Stand for a turn's own `settle`, which would refer to the turn that refers to it."""
+
+
 class _Turn(Write):
     """The write of one activation, and what it leads to once it is durable."""
 
-    __slots__ = ("acks", "activation", "body", "created", "ended", "items", "run", "told")
+    # In the class, because most turns have nothing to say here.
+    done: Callable[[BaseException | None], None] = staticmethod(_itself)
+    runs: Sequence[RunRow] = ()
+    events: Sequence[RunEvent] = ()
+    turn: RunTurn | None = None
+    states: Sequence[RunState] = ()
+    ops: Sequence[RowOp] = ()
+    suspect = None
+    clear_suspect = False
+    vital = True
+    existing: Mapping[str, RunRow] = MappingProxyType({})
+    changed: Sequence[int] = ()
+    created: Sequence[OpenStep | OpenWait] = ()
+    ended: Sequence[OpenStep | OpenWait] = ()
+    acks: Sequence[asyncio.Future[None]] = ()
+    told: Callable[[BaseException | None], None] | None = None
 
     def __init__(
         self, activation: Activation, run: HotRun, body: Body, items: Sequence[Inbound]
     ) -> None:
-        self.done = _itself
-        self.runs = self.events = self.states = self.ops = self.changed = ()
-        self.turn = self.suspect = None
-        self.clear_suspect = False
-        self.vital = True
         self.activation = activation
         self.run = run
         self.body = body
         self.items = items
         # An empty list stays where it is, and is none of ours: it will fill up again.
-        self.created: Sequence[OpenStep | OpenWait] = ()
-        self.ended: Sequence[OpenStep | OpenWait] = ()
-        self.acks: Sequence[asyncio.Future[None]] = ()
         if body.created:
             self.created, body.created = body.created, []
         if body.ended:
@@ -111,7 +126,6 @@ class _Turn(Write):
             self._disarm()
         if run.acks:
             self.acks, run.acks = run.acks, []
-        self.told: Callable[[BaseException | None], None] | None = None
 
     def _disarm(self) -> None:
         alarms = self.run.alarms
@@ -130,14 +144,10 @@ class _Turn(Write):
             settle(ack, error)
 
     def settle(self, error: BaseException | None) -> None:
-        """Act on the outcome of the write, after those who have put themselves before us."""
-        if self.done is _itself:
-            self.conclude(error)
-        else:
-            super().settle(error)
-
-    def conclude(self, error: BaseException | None) -> None:
         """Act on the outcome of the write."""
+        if self.done is not _itself:  # somebody has put himself before us, and calls us then
+            done, self.done = self.done, _itself
+            return done(error)
         run = self.run
         run.unsaved -= 1
         if self.told is not None:
@@ -177,7 +187,11 @@ class Activation:
         if not run.born and run.birth is None:
             return  # the journal may still refuse the run; `done` queues it again
         items, run.inbox = run.inbox, []
-        self.watchdog.enter(run.run_id)
+        watchdog = self.watchdog
+        watchdog.busy = run.run_id
+        watchdog.turns += 1
+        if watchdog.asleep:
+            watchdog.rouse()
         try:
             body.activate(items)
         except PayloadDecodeError as error:
@@ -193,14 +207,17 @@ class Activation:
             self._host.block(run, "corrupt", f"an internal error, please report it: {error!r}")
             return
         finally:
-            self.watchdog.leave()
+            watchdog.busy = None
         self.submit(run, items)
 
     def submit(self, run: HotRun, items: Sequence[Inbound] = ()) -> None:
         """Make what the body has done durable, then act on it."""
         body = run.body
         assert body is not None
-        events = body.script.take()
+        script = body.script
+        events = script.out
+        if events:
+            script.out = []
         turn = _Turn(self, run, body, items)
         state = run.state
         # An attempt is under way or about to be, as before: the row says so already.
@@ -221,10 +238,10 @@ class Activation:
         if events:
             turn.turn = (run.row.pk, run.run_id, events)
         if body.hooks is not None and self.hooks is not None:
-            turn.done = turn.conclude
+            turn.done = turn.settle
             self.hooks.record(run, body, turn)
         if run.feeds:
-            turn.done = turn.conclude if turn.done is _itself else turn.done
+            turn.done = turn.settle if turn.done is _itself else turn.done
             record_items(run, events, turn)
         run.unsaved += 1
         self._submit(turn)
@@ -355,7 +372,3 @@ class Activation:
         for seq in chosen:
             self.post(run, Inbound(WAIT_COMPLETED, seq, WOKEN))
         return chosen
-
-
-def _itself(error: BaseException | None) -> None:
-    """Stand for a turn's own `conclude`, which would refer to the turn that refers to it."""

@@ -28,27 +28,24 @@ T = TypeVar("T")
 class Attempt:
     """One running attempt. `forget` makes its outcome meaningless."""
 
-    __slots__ = (
-        "began_us", "fences", "forgotten", "number", "outlet", "run", "runtime", "settings",
-        "step", "streams", "task", "ticket", "timeout", "yielded",
-    )  # fmt: skip
+    # In the class, because most attempts need nothing of this.
+    outlet: Outlet | None = None
+    forgotten = False
+    task: asyncio.Task[None] | None = None
+    ticket: Ticket | None = None
+    timeout: Timer | None = None
+    fences = began_us = 0  # known when it begins
+    yielded = 0
 
     def __init__(
         self, run: HotRun, step: OpenStep, settings: StepOptions, runtime: object, streams: Streams
     ) -> None:
         self.run = run
         self.streams = streams
-        self.outlet: Outlet | None = None
-        self.yielded = 0
         self.step = step
         self.settings = settings
         self.runtime = runtime
-        self.fences = self.began_us = 0  # known when it begins
         self.number = step.failures + step.interruptions + step.parks + 1
-        self.forgotten = False
-        self.task: asyncio.Task[None] | None = None
-        self.ticket: Ticket | None = None
-        self.timeout: Timer | None = None
 
     @property
     def metadata(self) -> StepMetadata:

@@ -23,6 +23,7 @@ from durable._engine.attributes import Attributes
 from durable._engine.births import Births
 from durable._engine.claims import Claims
 from durable._engine.commands import Commands
+from durable._engine.ends import RecentEnds
 from durable._engine.executor import Executor
 from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.loader import Loader
@@ -131,7 +132,8 @@ class Engine:
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )
         self._births = Births(journal, self._loader, self._recovery, payloads, clock)
-        self._sweeper = Sweeper(journal, self._timers, clock)
+        self._ends = RecentEnds()
+        self._sweeper = Sweeper(journal, self._timers, clock, self._ends.clear)
         self.answers = self._offers(clock, claims)  # see `ask`
 
     def _offers(self, clock: Clock, claims: Claims) -> dict[str, Callable[..., Awaitable[Any]]]:
@@ -197,6 +199,8 @@ class Engine:
         """Return how the run came to rest if it has, None if it is still to be waited for."""
         if self.scheduler.get(run_id) is not None:
             return None
+        if (recent := self._ends.get(run_id)) is not None:
+            return recent
         row = await self._commands.row(run_id)
         if row.status in FINISHED:
             event = await self.journal.reader.last_event(row.pk, run_id)
@@ -293,7 +297,9 @@ class Engine:
         if run.finished:
             self._sweeper.expect(run.state.expires_at)
             payload = None if outcome is None else outcome.payload
-            self._tell(run.run_id, RunEnd(run.current_row(), payload))
+            end = RunEnd(run.current_row(), payload)
+            self._ends.keep(run.run_id, end)
+            self._tell(run.run_id, end)
         self._recovery.made_room()
 
     def _evicted(self, run: HotRun) -> None:

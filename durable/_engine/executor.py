@@ -146,7 +146,7 @@ class Executor:
         body = run.body
         if run.gone or self._stopped or step.running or body is None or step.seq not in body.steps:
             return
-        made = cast("Step[..., Any]", step.step)
+        made: Step[..., Any] = step.step  # type: ignore[assignment]  # nothing else is issued
         if step.interruptions and self.suspects is not None and self.suspects.is_suspect(step):
             self.suspects.enqueue(run, step)
             return
@@ -172,7 +172,7 @@ class Executor:
         if attempt.forgotten:
             return
         step, kwargs = attempt.step, _NO_KWARGS
-        made = cast("Step[..., Any]", step.step)
+        made: Step[..., Any] = step.step  # type: ignore[assignment]  # nothing else is issued
         args = step.args
         if args is None:
             try:
@@ -374,7 +374,8 @@ class Executor:
         attempt.forgotten = True
         if attempt.outlet is not None:
             attempt.outlet.end()
-        attempt.task = attempt.ticket = None  # they refer to the attempt
+        if attempt.task is not None or attempt.ticket is not None:
+            attempt.task = attempt.ticket = None  # they refer to the attempt
         attempt.step.running = False
         attempt.run.attempts.pop(attempt.step.seq, None)
         self._running.discard(attempt)

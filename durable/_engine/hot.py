@@ -102,14 +102,13 @@ def state_of(row: RunRow) -> RunState:
 
 def with_state(row: RunRow, state: RunState) -> RunRow:
     """Return `row` with other changing columns."""
-    return row._replace(
-        status=state.status,
-        started_at=state.started_at,
-        completed_at=state.completed_at,
-        wake_at=state.wake_at,
-        expires_at=state.expires_at,
-        blocked=state.blocked,
-    )
+    changed = list(row)
+    for place, value in zip(_CHANGING, state, strict=False):
+        changed[place] = value
+    return RunRow._make(changed)
+
+
+_CHANGING = [RunRow._fields.index(name) for name in RunState._fields[:-1]]
 
 
 Main = Callable[[], Coroutine[Any, Any, Any]]

@@ -33,6 +33,7 @@ from durable._replay.attributes import first_attributes
 from durable._replay.body import INTERRUPTED, PARKED, Body
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
+from durable._replay.stage import Stage
 from durable.errors import DurableError, JournalCorruptError, PayloadDecodeError
 
 logger = logging.getLogger("durable")
@@ -258,11 +259,16 @@ class Loader:
             self._park_diverged(run, body)
 
     def _replay_slice(self, run: HotRun, body: Body) -> bool:
-        self._activation.watchdog.enter(run.run_id)
+        watchdog = self._activation.watchdog
+        watchdog.busy = run.run_id
+        watchdog.turns += 1
+        if watchdog.asleep:
+            watchdog.rouse()
         try:
-            return body.replay(REPLAY_SLICE_EVENTS)
+            with Stage():
+                return body.replay(REPLAY_SLICE_EVENTS)
         finally:
-            self._activation.watchdog.leave()
+            watchdog.busy = None
 
     def _park_diverged(self, run: HotRun, body: Body) -> None:
         name = body.script.missing_name()

@@ -95,7 +95,8 @@ class Scheduler:
         if run.scheduled or run.loading or run.gone:
             return
         run.scheduled = True
-        self._idle.pop(run.run_id, None)
+        if self._idle:
+            self._idle.pop(run.run_id, None)
         self._queue.append(run)
         if not self._waiting:
             self._wake()

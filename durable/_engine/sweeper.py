@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from durable._base.clock import Clock
 from durable._engine.timers import Alarm, Timers
@@ -21,9 +22,12 @@ PAUSE_US = 60 * 1_000_000
 
 
 class Sweeper:
-    """See the module's docstring."""
+    """See the module's docstring. `begins` is called before runs are deleted."""
 
-    def __init__(self, journal: Journal, timers: Timers, clock: Clock) -> None:
+    def __init__(
+        self, journal: Journal, timers: Timers, clock: Clock, begins: Callable[[], None]
+    ) -> None:
+        self._begins = begins
         self._journal = journal
         self._timers = timers
         self._clock = clock
@@ -46,6 +50,7 @@ class Sweeper:
         """Delete what has expired and what is left of deleted runs, then wait for the next."""
         self._next = None
         self._again = True
+        self._begins()
         if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._sweep())
 

@@ -23,31 +23,28 @@ _LOOK_SECONDS = 0.25
 
 
 class Watchdog:
-    """See the module's docstring. `enter` and `leave` are called for every activation."""
+    """See the module's docstring.
+
+    Attributes:
+        busy: id of the run whose body is running. Set, and taken back, for each activation,
+            which is too often for a call.
+        turns: counts activations; to be raised with each.
+        asleep: `rouse` must be called at the next activation.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._busy: list[str] | None = None  # a list, because each turn needs one of its own
-        self._turns = 0
-        self._asleep = True
+        self.busy: str | None = None
+        self.turns = 0
+        self.asleep = True
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._watched = 0
         self._closed = False
 
-    def enter(self, run_id: str) -> None:
-        """Note that the body of `run_id` begins to run on this thread."""
-        self._busy = [run_id]
-        if self._asleep:
-            self._rouse()
-
-    def leave(self) -> None:
-        """Note that the body has suspended."""
-        self._busy = None
-        self._turns += 1
-
-    def _rouse(self) -> None:
-        self._asleep = False
+    def rouse(self) -> None:
+        """Begin to watch this thread, or go on with it."""
+        self.asleep = False
         if self._thread is None:
             self._watched = threading.get_ident()
             self._thread = threading.Thread(target=self._look, name="durable-watchdog", daemon=True)
@@ -55,26 +52,24 @@ class Watchdog:
         self._wake.set()
 
     def _look(self) -> None:
-        seen: list[str] | None = None
-        since, turns = 0.0, -1
+        seen, since = -1, 0.0
         while not self._closed:
-            busy = self._busy
-            if busy is None and turns == self._turns:
-                self._asleep = True
+            busy, turns = self.busy, self.turns
+            if busy is None and turns == seen:
+                self.asleep = True
                 self._wake.wait()
             self._wake.clear()
-            turns = self._turns
             now = self._clock.boot()
-            if busy is not seen:
-                seen, since = busy, now
-            elif seen is not None and now - since > BLOCKED_SECONDS_MAX:
-                self._report(seen[0])
+            if turns != seen:
+                seen, since = turns, now
+            elif busy is not None and now - since > BLOCKED_SECONDS_MAX:
+                self._report(busy)
                 since = float("inf")  # once
             self._wake.wait(_LOOK_SECONDS)
 
     def _report(self, run_id: str) -> None:
         frame = sys._current_frames().get(self._watched)
-        if frame is not None and self._busy is not None:
+        if frame is not None and self.busy is not None:
             stack = "".join(traceback.format_stack(frame))
             logger.warning(
                 "the body of run %s has been blocking its event loop for over %.0f s; "

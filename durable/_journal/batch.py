@@ -15,7 +15,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple
 
-from durable._journal.checksum import checksum, checksum_of_run
+from durable._journal.checksum import NO_DUE, checksum, checksum_of_run
 from durable._journal.database import transact
 from durable._journal.faults import is_disk_fault, refusal
 from durable._journal.records import RowOp, RunRow, RunState, Write
@@ -32,7 +32,8 @@ _RUN_BY_ID, _RUN_BY_PK = QUERIES["run_by_id"], QUERIES["run_by_pk"]
 _SET_META, _DELETE_META = QUERIES["set_meta"], QUERIES["delete_meta"]
 _STATE_OF = QUERIES["state_of"]
 
-Row = tuple[int, int, int, int, str, int, "int | None", "bytes | None", int]
+# As given to `insert_event`.
+Row = tuple[int, int, int, int, str, int, int, "bytearray | None", int]
 
 
 class Landing(NamedTuple):
@@ -161,9 +162,11 @@ def _add_rows(rows: list[Row], pk: int, run_id: str, events: Iterable[Event]) ->
     seed = checksum_of_run(run_id)
     for event in events:
         seq, kind, ref, name, at, due, payload = event
-        # int(): sqlite3 looks for an adapter of anything that is not exactly an int.
         crc = checksum(seed, event)
-        rows.append((pk, seq, int(kind), ref, name, at, due, payload, crc))
+        # sqlite3 looks long for an adapter of what is not exactly an int, str or bytearray.
+        blob = None if payload is None else bytearray(payload)
+        due = NO_DUE if due is None else due
+        rows.append((pk, seq, int(kind), ref, name, at, due, blob, crc))
 
 
 def _insert_events(conn: sqlite3.Connection, rows: Sequence[Row], tally: Tally) -> None:

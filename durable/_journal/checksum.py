@@ -13,7 +13,7 @@ from zlib import crc32
 Fields = tuple[int, int, int, str, int, "int | None", "bytes | None"]
 
 _pack = struct.Struct("<qqqqqq").pack
-_NO_DUE, _NO_PAYLOAD = -(2**63), -1
+NO_DUE, _NO_PAYLOAD = -(2**62), -1
 
 
 def checksum_of_run(run_id: str) -> int:
@@ -34,7 +34,7 @@ def checksum(run: int, fields: Fields) -> int:
     seq, kind, ref, name, at, due, payload = fields
     size = _NO_PAYLOAD if payload is None else len(payload)
     try:
-        head = _pack(seq, kind, ref, at, _NO_DUE if due is None else due, size)
+        head = _pack(seq, kind, ref, at, NO_DUE if due is None else due, size)
     except struct.error as error:
         raise ValueError(str(error)) from error
     return crc32(payload or b"", crc32(head + str.encode(name), run))

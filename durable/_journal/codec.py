@@ -103,18 +103,40 @@ class Codec:
         self._pickles = format == "pickle"
         self._size_check = min(warn_bytes, max_bytes)
 
-    def encode(self, value: object, root: str = "value") -> bytes:
+    def encode(self, value: object, root: Root = "value") -> bytes:
         """The payload for one value.
 
         Args:
             value: what to store.
-            root: how the error shall call it, such as ``"result"``.
+            root: how the error shall call it, such as ``"result"``; None for a call.
 
         Raises:
             SerializationError: it cannot be stored; `path` says which part of it.
             PayloadTooLargeError: it is larger than `max_bytes`.
         """
-        return self._encode(value, root)
+        # One level, on purpose: every argument and result of every step passes here.
+        if not self._pickles:
+            payload = _JSON + dump_json(value, root)
+        elif value is None:
+            payload = _NONE
+        else:
+            try:
+                payload = dumps(value, 5)
+            except BaseException as error:  # a value's own code may raise anything
+                payload = _pack_code(value, root, error)
+            # A class may pickle itself through cloudpickle: then its code needs a stamp.
+            # (`find`, because `in` takes the bytes for a number first and raises inside.)
+            if (
+                payload.find(b"cloudpickle") >= 0
+                and payload[:1] == _PICKLE
+                and _carries_code(payload)
+            ):
+                payload = _code_head() + payload
+        if self.transform is not None:
+            payload = seal(_SEALED, self.transform, payload)
+        if len(payload) > self._size_check:
+            self._check_size(len(payload), value, root)
+        return payload
 
     def encode_call(self, args: tuple[object, ...], kwargs: dict[str, object]) -> bytes:
         """The payload for the arguments of a call; paths are ``args[0]``, ``kwargs["x"]``.
@@ -122,7 +144,7 @@ class Codec:
         Raises:
             SerializationError, PayloadTooLargeError: as for `encode`.
         """
-        return self._encode((args, kwargs), None)
+        return self.encode((args, kwargs), None)
 
     def decode(self, payload: bytes) -> object:
         """The value of a payload.
@@ -172,26 +194,6 @@ class Codec:
             return preview_pickle(body)
         except Exception:
             return StandIn(f"unreadable payload, {len(payload)} bytes")
-
-    def _encode(self, value: object, root: Root) -> bytes:
-        # One level, on purpose: every argument and result of every step passes here.
-        if not self._pickles:
-            payload = _JSON + dump_json(value, root)
-        elif value is None:
-            payload = _NONE
-        else:
-            try:
-                payload = dumps(value, 5)
-            except BaseException as error:  # a value's own code may raise anything
-                payload = _pack_code(value, root, error)
-            # A class may pickle itself through cloudpickle: then its code needs a stamp.
-            if b"cloudpickle" in payload and payload[:1] == _PICKLE and _carries_code(payload):
-                payload = _code_head() + payload
-        if self.transform is not None:
-            payload = seal(_SEALED, self.transform, payload)
-        if len(payload) > self._size_check:
-            self._check_size(len(payload), value, root)
-        return payload
 
     def _check_size(self, size: int, value: object, root: Root) -> None:
         path = largest(value, root, _weigh)

@@ -31,8 +31,8 @@ from durable.errors import JournalError, JournalVersionError
 
 T = TypeVar("T")
 
-_BUSY_MS = 5000
-_WAL_PAGES = 1000
+BUSY_MS = 5000
+WAL_PAGES = 1000
 _WAL_BYTES_KEPT = 16 << 20
 _AUTO_VACUUM_INCREMENTAL = 2
 SYNCHRONOUS = {"full": 2, "process": 1}  # FULL, NORMAL
@@ -42,7 +42,7 @@ _SET_META_ONCE, _MAX_PK = QUERIES["set_meta_once"], QUERIES["max_pk"]
 _MAX_EVENT_PK = QUERIES["max_event_pk"]
 
 _SAFE: tuple[tuple[str, int | str], ...] = (
-    ("busy_timeout", _BUSY_MS),
+    ("busy_timeout", BUSY_MS),
     ("trusted_schema", 0),
     ("cell_size_check", 1),
     ("mmap_size", 0),
@@ -106,7 +106,7 @@ def apply_settings(conn: sqlite3.Connection, durability: str) -> None:
         ("foreign_keys", 1),
         ("fullfsync", 1),
         ("checkpoint_fullfsync", 1),
-        ("wal_autocheckpoint", _WAL_PAGES),
+        ("wal_autocheckpoint", WAL_PAGES),
         ("journal_size_limit", _WAL_BYTES_KEPT),
     )
     _set(conn, settings)
@@ -141,7 +141,7 @@ def prepare(
     Raises:
         JournalVersionError, JournalCorruptError, JournalError: the file is not usable.
     """
-    conn.execute(f"PRAGMA busy_timeout = {_BUSY_MS:d}")
+    conn.execute(f"PRAGMA busy_timeout = {BUSY_MS:d}")
     found = version_of(conn, files.path, migrations[-1].version)
     if found == 0:
         # Only possible before the first page is written.

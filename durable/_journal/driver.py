@@ -40,7 +40,13 @@ _CACHED_STATEMENTS = 256
 
 
 class Driver(Protocol):
-    """One connection and the place where functions run on it, in order."""
+    """One connection and the place where functions run on it, in order.
+
+    Attributes:
+        has_thread: whether that place is a thread of its own.
+    """
+
+    has_thread: bool
 
     async def open(self) -> None:
         """Connect. Raises `sqlite3.Error` when that fails."""
@@ -50,6 +56,9 @@ class Driver(Protocol):
 
     async def call(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run `fn(connection)` and return its result; cancelling does not stop `fn`."""
+
+    def run_here(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `fn(connection)` on the calling thread. Nothing may be queued or running."""
 
     def release(self, done: Callable[[BaseException | None], None]) -> None:
         """Close the connection but stay usable: `reopen` connects again."""
@@ -95,6 +104,8 @@ class ThreadDriver(aiosqlite.Connection):
         read_only: for information only; the URI's mode decides.
     """
 
+    has_thread = True
+
     def __init__(self, uri: str, read_only: bool) -> None:
         super().__init__(partial(connect, uri), iter_chunk_size=64)
         self._thread.daemon = True
@@ -121,6 +132,12 @@ class ThreadDriver(aiosqlite.Connection):
     async def call(self, fn: Callable[[sqlite3.Connection], T]) -> T:
         """Run `fn(connection)` on the thread and return its result."""
         return await self._ask(partial(self._on_connection, fn))
+
+    def run_here(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `fn(connection)` on the calling thread, while ours has nothing to do."""
+        self._require_usable()
+        with self._quiet:
+            return self._on_connection(fn)
 
     def release(self, done: Callable[[BaseException | None], None]) -> None:
         """Close the connection; the thread stays."""
@@ -162,13 +179,16 @@ class ThreadDriver(aiosqlite.Connection):
             self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def _enqueue(self, work: Callable[[], T], done: Done[T]) -> None:
+    def _require_usable(self) -> None:
         if self._forked:
             raise ForkedJournalError(
                 "this journal was opened before a fork: open a Runtime of its own in the child"
             )
         if not self._running:
             raise JournalError("the journal is closed: open it again")
+
+    def _enqueue(self, work: Callable[[], T], done: Done[T]) -> None:
+        self._require_usable()
         self._tx.put_nowait((None, _Errand(partial(self._perform, work, done))))
 
     async def _ask(self, work: Callable[[], T]) -> T:
@@ -250,6 +270,8 @@ class InlineDriver:
         latency: draws the seconds between a function and its outcome.
     """
 
+    has_thread = False
+
     def __init__(
         self,
         uri: str,
@@ -281,6 +303,10 @@ class InlineDriver:
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.submit(fn, partial(_settle, answer))
         return await answer
+
+    def run_here(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `fn(connection)`, ahead of what is queued."""
+        return self._on_connection(fn)
 
     def release(self, done: Callable[[BaseException | None], None]) -> None:
         """Close the connection, staying usable."""

@@ -28,8 +28,8 @@ _guarded: dict[int, tuple[int, int]] = {}  # descriptor -> (st_dev, st_ino)
 # Held over a fork, so that a child never sees a descriptor that is open but not yet
 # guarded. Reentrant, because a signal handler may fork while its thread holds it.
 forking = threading.RLock()
-_quiet: weakref.WeakSet[threading.Lock] = weakref.WeakSet()
-_held: list[list[threading.Lock]] = []  # by the forks that are going on
+_quiet: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
+_held: list[list[threading.RLock]] = []  # by the forks that are going on
 _forks = threading.RLock()  # one at a time
 
 
@@ -53,12 +53,13 @@ def unguard(descriptor: int) -> None:
         _guarded.pop(descriptor, None)
 
 
-def quiet_lock() -> threading.Lock:
-    """Return a lock under which a thread other than the forking one works: no fork meanwhile.
+def quiet_lock() -> threading.RLock:
+    """Return a lock under which a thread works inside SQLite: no other one forks meanwhile.
 
-    The thread must not take `forking` first and then this lock.
+    The thread must not take `forking` first and then this lock. It may fork itself, in a
+    signal handler: between two calls of SQLite it holds none of its locks.
     """
-    lock = threading.Lock()
+    lock = threading.RLock()
     with forking:
         _quiet.add(lock)
     return lock
@@ -72,7 +73,7 @@ def _identity(descriptor: int) -> tuple[int, int]:
 def _before() -> None:
     _forks.acquire()
     # The threads first: what they do may need `forking`.
-    taken: list[threading.Lock] = []
+    taken: list[threading.RLock] = []
     _held.append(taken)
     for lock in list(_quiet):
         if not any(lock in locks for locks in _held):  # else a signal handler forks in here

@@ -9,12 +9,13 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
 -- name: insert_event
+-- A due time of -2^62, ages ago, stands for none: Python's sqlite3 binds a null more slowly.
 INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, nullif(?, -4611686018427387904), ?, ?);
 
 -- name: insert_event_again
 INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, nullif(?, -4611686018427387904), ?, ?)
 ON CONFLICT (run, seq) DO NOTHING;
 
 -- name: update_state

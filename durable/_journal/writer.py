@@ -37,6 +37,7 @@ from durable._journal.faults import (
 from durable._journal.files import JournalFiles
 from durable._journal.reader import Reader
 from durable._journal.records import Write
+from durable._journal.shortcut import Shortcut
 from durable.errors import JournalError, RuntimeClosedError
 
 T = TypeVar("T")
@@ -89,6 +90,7 @@ class Writer:
         self._reader = reader
         self._loop = asyncio.get_running_loop()
         self._tally = Tally()
+        self._shortcut = Shortcut(usable=durability == "process" and driver.has_thread)
         self._queue: deque[Write] = deque()
         self._chores: deque[_Chore] = deque()
         self._chore_is_next = False
@@ -186,12 +188,28 @@ class Writer:
             rows += 1 + len(write.events) + len(write.runs) + turn + len(write.ops)
         self._busy = self._chore_is_next = True
         again = self._faults > 0
-        self._driver.submit(partial(self._perform, batch, again), partial(self._performed, batch))
+        if again or not self._shortcut.suits(rows, batch) or not self._perform_here(batch):
+            work = partial(self._perform, batch, again)
+            self._driver.submit(work, partial(self._performed, batch))
+
+    def _perform_here(self, batch: list[Write]) -> bool:
+        """Perform a small batch on the loop's thread; False when another program is writing."""
+        landings, error = None, None
+        try:
+            landings = self._driver.run_here(partial(self._perform, batch, False, here=True))
+        except Exception as raised:
+            if primary_code(raised) == sqlite3.SQLITE_BUSY:
+                return False
+            error = raised
+        # Not at once: who has submitted the batch must have finished what he is doing.
+        self._loop.call_soon(self._performed, batch, landings, error)
+        return True
 
     def _perform(
-        self, batch: Sequence[Write], again: bool, conn: sqlite3.Connection
+        self, batch: Sequence[Write], again: bool, conn: sqlite3.Connection, *, here: bool = False
     ) -> list[Landing]:
-        """Runs on the driver's thread."""
+        """Runs on the driver's thread, or on the loop's."""
+        self._shortcut.prepare(conn, here=here)
         landings = perform(conn, batch, self._tally, again)
         self._check_files(conn)
         return landings
@@ -225,7 +243,7 @@ class Writer:
                 write.existing = landing.existing
             if landing.changed:
                 write.changed = landing.changed
-        self._deliver_all(zip(batch, (landing.refused for landing in landings), strict=True))
+        self._deliver_all(zip(batch, [landing.refused for landing in landings], strict=True))
 
     def _deliver_all(self, answers: Iterable[tuple[Write, BaseException | None]]) -> None:
         # What callbacks submit is held until all have run, to share one COMMIT.
@@ -319,6 +337,7 @@ class Writer:
             self._reader.halt(self._reopen)
 
     def _reopen(self) -> None:
+        self._shortcut.forget()
         self._driver.reopen(self._reopened)
 
     def _reopened(self, error: BaseException | None) -> None:

@@ -49,10 +49,13 @@ class OpenStep:
     `items` takes what a generator step yields, while the body iterates it.
     """
 
-    __slots__ = (
-        "args", "context", "failures", "future", "interruptions", "items", "parks", "payload",
-        "retry_at", "running", "seq", "step",
-    )  # fmt: skip
+    # In the class, because most steps never have more than one attempt.
+    failures = 0
+    interruptions = 0  # by a crash; a step that causes crashes is told by them
+    parks = 0  # by an orderly stop
+    retry_at: int | None = None
+    running = False  # kept by the engine: an attempt is under way
+    items: ItemQueue | None = None
 
     def __init__(
         self,
@@ -68,12 +71,6 @@ class OpenStep:
         self.payload = payload
         self.args = args
         self.context = copy_context()
-        self.failures = 0
-        self.interruptions = 0  # by a crash; a step that causes crashes is told by them
-        self.parks = 0  # by an orderly stop
-        self.retry_at: int | None = None  # None = the next attempt begins, or has begun
-        self.running = False  # kept by the engine: an attempt is under way
-        self.items: ItemQueue | None = None
 
     @property
     def attempt(self) -> int:

@@ -177,26 +177,24 @@ class BodyLoop(asyncio.AbstractEventLoop):
             sys.set_asyncgen_hooks(finalizer=self._close_dropped)
         host = _get_running_loop()
         _set_running_loop(self)
+        ready: deque[Any] = self._ready
         try:
-            self._run_ready()
+            while ready and not self.stopped:
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt) as error:
+                    # The task that raised it holds it as its exception; the host must live on.
+                    if is_from_signal(error):
+                        self.halt()  # a signal happened to land here: it is the host's
+                        raise
+                except BaseException as error:
+                    trouble = {"message": "a callback failed", "exception": error}
+                    self.call_exception_handler(trouble)
         finally:
             _set_running_loop(host)
-
-    def _run_ready(self) -> None:
-        ready: deque[Any] = self._ready
-        while ready and not self.stopped:
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            try:
-                handle._context.run(handle._callback, *handle._args)
-            except (SystemExit, KeyboardInterrupt) as error:
-                # The task that raised it holds it as its exception; the host must live on.
-                if is_from_signal(error):
-                    self.halt()  # a signal happened to land here: it is the host's
-                    raise
-            except BaseException as error:
-                self.call_exception_handler({"message": "a callback failed", "exception": error})
 
     def _close_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
         if _get_running_loop() is self and not self.stopped:
