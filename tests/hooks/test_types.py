@@ -228,7 +228,7 @@ class Dangling:
 # --- values --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("annotation", "value", "expected"), FITTING, ids=repr)
+@pytest.mark.parametrize(("annotation", "value", "expected"), FITTING)
 def test_value_becomes_what_was_asked_for(annotation: Any, value: Any, expected: Any) -> None:
     """And stays as it is once it is of the type."""
     fit = fitter(annotation)
@@ -238,7 +238,7 @@ def test_value_becomes_what_was_asked_for(annotation: Any, value: Any, expected:
     assert fit is None or fit(fitted) is fitted
 
 
-@pytest.mark.parametrize(("annotation", "value", "path", "told"), MISFITS, ids=repr)
+@pytest.mark.parametrize(("annotation", "value", "path", "told"), MISFITS)
 def test_value_of_another_type_is_refused_with_its_path(
     annotation: Any, value: Any, path: str, told: str
 ) -> None:
