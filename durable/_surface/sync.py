@@ -66,6 +66,7 @@ class RuntimeOptions(TypedDict, total=False):
     processes: int | None
     codec: Codec | None
     idle_runs: int
+    webhook_base_url: str | None
     allow_unsafe_filesystem: bool
     clock: Clock | None
     driver: DriverFactory
