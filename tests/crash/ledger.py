@@ -5,9 +5,9 @@ fact survives SIGKILL as soon as the program goes on. The oracle compares the le
 with the journal: the journal may know more, never less.
 
 Facts: ``acked run`` (start returned), ``cancelled run`` (cancel returned), ``posted run
-key`` (a payload was acknowledged), ``result run status value`` (result returned),
-``refused what error``, and for steps ``begin`` / ``end`` / ``fail`` with run, step, attempt
-and idempotency key.
+key`` (a payload was acknowledged), ``tagged run key value`` (a step has set an attribute),
+``result run status value`` (result returned), ``refused what error``, and for steps
+``begin`` / ``end`` / ``fail`` with run, step, attempt and idempotency key.
 """
 
 from __future__ import annotations

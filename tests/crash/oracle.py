@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.crash import tags
 from tests.crash.ledger import Ledger
 
 RUN_ENDED = {3: "completed", 4: "failed", 5: "cancelled"}
@@ -98,6 +99,8 @@ class Journal:
                 raise PromiseBrokenError(f"chunk {values} belongs to no run")
             journal.chunks.setdefault((names[run], stream), []).append(Piece(*values))
         journal.check()
+        if wrong := tags.disagreement(connection):
+            raise PromiseBrokenError(wrong)
         return journal
 
     def check(self) -> None:
@@ -153,6 +156,9 @@ def check_nothing_acknowledged_is_lost(journal: Journal, ledger: Ledger) -> None
         names = [row.name for row in journal.events.get(run_id, []) if row.kind == HOOK_RECEIVED]
         if not any(name.endswith(f"\n{key}") for name in names):
             raise PromiseBrokenError(f"payload {key} was acknowledged and is lost: {names}")
+    payloads = {run: [(e.kind, e.payload) for e in rows] for run, rows in journal.events.items()}
+    if lost := tags.lost_tag(ledger, payloads):
+        raise PromiseBrokenError(lost)
     begun = {(attempt.run, attempt.step) for attempt in ledger.attempts("begin")}
     missing = begun - journal.steps(STEP_CREATED)
     if missing:

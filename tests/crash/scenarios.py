@@ -42,6 +42,7 @@ from tests.crash.program import (
     use_ledger,
 )
 from tests.crash.streaming import main_streaming
+from tests.crash.tagging import main_tagging
 
 LONG = 3600.0
 
@@ -359,6 +360,8 @@ async def main_hooks(program: Program) -> None:
     await program.finish(other)
 
 
+TAGS = "last,name,stage,step0,step1,step2,step3,step4,step5"
+
 SCENARIOS = {
     "sequential": Scenario(
         main_sequential, {"seq-1": ("completed", "15"), "seq-2": ("completed", "25")}
@@ -394,6 +397,11 @@ SCENARIOS = {
             "spawned-1": ("completed", "2"),
             "spawned-2": ("completed", "3"),
         },
+    ),
+    "tagging": Scenario(
+        main_tagging,
+        dict.fromkeys(("tags-1", "tags-2"), ("completed", TAGS)),
+        failing=frozenset({"crash.tag2"}),
     ),
     "streaming": Scenario(main_streaming, {"stream-1": ("completed", "80")}),
     "bulky": Scenario(

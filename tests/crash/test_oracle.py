@@ -58,6 +58,9 @@ BROKEN: dict[str, Callable[[], object]] = {
     "a step before its record": lambda: oracle.check_nothing_acknowledged_is_lost(
         journal((CREATED, 0)), ledger(BEGUN)
     ),
+    "lost attributes": lambda: oracle.check_nothing_acknowledged_is_lost(
+        GOING, ledger(["tagged", "r", "key", "value"])
+    ),
     "a rewritten history": lambda: oracle.check_is_continued(RETRIED, DONE),
     "a shortened history": lambda: oracle.check_is_continued(DONE, GOING),
     "a repeated step": lambda: oracle.check_completed_is_not_repeated(DONE, ledger(BEGUN)),

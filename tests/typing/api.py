@@ -16,16 +16,20 @@ from typing import Any, assert_type
 import durable
 from durable import (
     Backoff,
+    CancelOutcome,
     FatalError,
     Hook,
     HookInfo,
     RetryableError,
     Run,
+    RunInfo,
+    RunPage,
     RunStatus,
     Runtime,
     StepItems,
     Stream,
     StreamChunk,
+    SyncRun,
     SyncRuntime,
     SyncStream,
     SyncWritable,
@@ -33,6 +37,9 @@ from durable import (
     WebhookRequest,
     WebhookResponse,
     Writable,
+    backup,
+    cancel_runs,
+    count_runs,
     create_hook,
     create_webhook,
     define_hook,
@@ -42,9 +49,12 @@ from durable import (
     get_sync_writable,
     get_workflow_metadata,
     get_writable,
+    import_run,
+    list_runs,
     receive,
     resume_hook,
     resume_webhook,
+    set_attributes,
     start,
     start_many,
     step,
@@ -336,6 +346,45 @@ async def streams() -> None:
     run.stream(start_index="3")  # type: ignore[arg-type]
 
 
+async def many_runs() -> None:
+    """Listings, counts, cancellations, and what is carried elsewhere."""
+    page = await list_runs(workflow=fulfil, status=["failed", "blocked"], order="oldest", limit=5)
+    assert_type(page, RunPage[RunInfo])
+    assert_type(page.next_cursor, str | None)
+    assert_type(page[0], RunInfo)
+    for info in page:
+        assert_type(info.run_id, str)
+        assert_type(info.status, RunStatus)
+        assert_type(info.created_at, datetime)
+        assert_type(info.completed_at, datetime | None)
+        assert_type(info.attributes, dict[str, str])
+        assert_type(info.parent_id, str | None)
+        assert_type(info.blocked_reason, str | None)
+        assert_type(info.run, Run[Any])
+    await list_runs(attributes={"customer": "17"}, created_after=datetime(2030, 1, 1, tzinfo=UTC))
+    await list_runs(parent=get_run("run_1"), root="run_1", cursor=page.next_cursor)
+    await list_runs(order="random")  # type: ignore[arg-type]
+    await list_runs(attributes={"customer": 17})  # type: ignore[dict-item]
+    await list_runs(colour="red")  # type: ignore[call-arg]
+    assert_type(await count_runs(workflow="nightly"), int)
+    outcomes = await cancel_runs(["run_1", page[0], get_run("run_2")], reason="enough")
+    assert_type(outcomes, list[CancelOutcome])
+    assert_type(outcomes[0].message, str | None)
+    await cancel_runs(workflow=fulfil, attributes={"customer": "17"})
+    document = await get_run("run_1").export("run.json")
+    assert_type(document, dict[str, Any])
+    assert_type(await import_run(document), Run[Any])
+    assert_type(await import_run("run.json", run_id="copy"), Run[Any])
+    await get_run("run_1").delete()
+    assert_type((await backup("copy.db", overwrite=True)).runs, int)
+
+
+async def attributes() -> None:
+    """Texts, or None to remove one."""
+    await set_attributes({"stage": "packing", "waiting_for": None})
+    await set_attributes({"stage": 7})  # type: ignore[dict-item]
+
+
 async def metadata() -> None:
     """What a step can learn about its attempt."""
     meta = get_step_metadata()
@@ -367,6 +416,11 @@ def without_a_loop() -> None:
     with SyncRuntime("app.db") as runtime:
         assert_type(runtime.start(fulfil, "A-17").result(), str)
         assert_type(runtime.start_many("nightly", [()])[0].result(timedelta(1)), Any)
+        assert_type(runtime.list_runs(status="blocked")[0].run, SyncRun[Any])
+        assert_type(runtime.count_runs(workflow=nightly), int)
+        assert_type(runtime.cancel_runs(["run_1"]), list[CancelOutcome])
+        assert_type(runtime.import_run("run.json").export(), dict[str, Any])
+        assert_type(runtime.backup("copy.db").bytes, int)
         runtime.start(fulfil)  # type: ignore[call-overload]
         run = runtime.get_run("run_1")
         assert_type(run.stream(), SyncStream)
