@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -12,6 +14,10 @@ from durable._surface.cli import main
 from tests.docs.pages import DOCS, LANGUAGES, blocks_of, page_names, perform, read
 
 PAGES = page_names()
+# Methods of the public classes that are for other rooms of the library.
+FOR_THE_LIBRARY = frozenset(
+    "abandon going_down live_body make_engine open_journal owner_lost".split()
+)
 FOR_DEVELOPERS = {"design"}  # about the inside; its links lead into the repository
 
 
@@ -79,6 +85,40 @@ def test_every_public_name_is_on_some_page() -> None:
     words = set(re.findall(r"\w+", text))
     missing = set(durable.__all__) - words
     assert missing == set()
+
+
+@pytest.mark.parametrize(
+    "cls", [durable.Run, durable.Runtime, durable.SyncRuntime, durable.Hook, durable.Writable]
+)
+def test_every_method_is_on_some_page(cls: type) -> None:
+    """The public ones; those of the library's own parts are told by their docstrings."""
+    text = "\n".join(map(read, PAGES))
+    words = set(re.findall(r"\w+", text)) | FOR_THE_LIBRARY
+    methods = {name for name, value in inspect.getmembers(cls) if callable(value)}
+    assert {name for name in methods if not name.startswith("_")} - words == set()
+
+
+@pytest.mark.parametrize("taker", [durable.Runtime, durable.step, durable.create_hook])
+def test_every_option_is_on_some_page(taker: Callable[..., object]) -> None:
+    """Between backticks, or as it is given in code."""
+    text = "\n".join(map(read, PAGES))
+    names = set(inspect.signature(taker).parameters) - {"fn", "path"}
+    assert {name for name in names if not re.search(rf"`{name}\b|\b{name}=", text)} == set()
+
+
+def test_every_option_of_a_start_is_on_some_page() -> None:
+    """Those of `Workflow.options`, which are known by name only."""
+    with pytest.raises(TypeError, match="unknown option") as refusal:
+        nothing.options(unknown_option=1)
+    names = str(refusal.value).rpartition("takes ")[2].split(", ")
+    text = "\n".join(map(read, PAGES))
+    assert len(names) > 5
+    assert {name for name in names if f"{name}=" not in text} == set()
+
+
+@durable.workflow
+async def nothing() -> None:
+    """Do nothing."""
 
 
 def test_every_command_is_on_some_page(capsys: pytest.CaptureFixture[str]) -> None:
