@@ -16,6 +16,7 @@ from typing import Protocol
 
 from durable._base.clock import Clock
 from durable._engine.attributes import keep_attributes
+from durable._engine.continuing import add_successor
 from durable._engine.executor import Executor
 from durable._engine.generators import record_items
 from durable._engine.hot import HotRun, settle, with_state
@@ -25,18 +26,20 @@ from durable._journal.journal import Journal
 from durable._journal.records import (
     CANCELLED,
     COMPLETED,
+    CONTINUED,
     FAILED,
     RUNNING,
     RunRow,
     RunState,
     Write,
 )
-from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
+from durable._replay.body import Body, OpenStep, OpenWait
 from durable._replay.events import (
     CANCEL_REQUESTED,
     STEP_RETRYING,
     STEP_STARTED,
     WAIT_COMPLETED,
+    WOKEN,
     EventKind,
 )
 from durable._replay.script import Inbound
@@ -48,6 +51,7 @@ _STATUS = {
     EventKind.RUN_COMPLETED: COMPLETED,
     EventKind.RUN_FAILED: FAILED,
     EventKind.RUN_CANCELLED: CANCELLED,
+    EventKind.RUN_CONTINUED: CONTINUED,
 }
 ATTEMPTS = frozenset({STEP_RETRYING, STEP_STARTED})
 # Timers of a run that belong to no event of its history are filed under these numbers.
@@ -66,8 +70,10 @@ class Host(Protocol):
     def settled(self, run: HotRun) -> None:
         """Take note that a run has nothing to do for now."""
 
-    def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
-        """Park a run."""
+    def block(
+        self, run: HotRun, kind: str, reason: str, missing: str | None = None, *, unseen: int = 0
+    ) -> None:
+        """Park a run. The last `unseen` events have not been taken in by its body."""
 
     def interrupted(self, run: HotRun) -> None:
         """Take note that Ctrl-C hit the run's code: its body is lost, its history is not."""
@@ -161,12 +167,15 @@ class Activation:
     ) -> None:
         self._host = host
         self._submit = journal.submit
+        self._next_pk = journal.next_pk
         self._executor = executor
         self._timers = timers
         self._clock = clock
         self.watchdog = Watchdog(clock)
         self.ready: Callable[[HotRun], None] = host.ready
         self.hooks: Claims | None = None
+        # Takes what attempts come to whose run was paused meanwhile.
+        self.outlived: Callable[[HotRun, Inbound], None] = _forget
 
     # --- decide ------------------------------------------------------------------------
 
@@ -182,7 +191,8 @@ class Activation:
             body.activate(items)
         except PayloadDecodeError as error:
             self.submit(run, items)
-            self._host.block(run, "payload", str(error))
+            # Its event was the last one, and is to reach the body again.
+            self._host.block(run, "payload", str(error), unseen=1)
             return
         except (KeyboardInterrupt, SystemExit):
             self._host.interrupted(run)
@@ -218,6 +228,8 @@ class Activation:
             turn.answer(None)
             return self._host.settled(run)
         run.state = state
+        if body.continuation is not None:
+            add_successor(run, body, self._next_pk(), turn)
         if events:
             turn.turn = (run.row.pk, run.run_id, events)
         if body.hooks is not None and self.hooks is not None:
@@ -279,7 +291,7 @@ class Activation:
         if run.gone and body.outcome is None:
             return
         for gone in turn.ended:
-            if gone.seq in run.attempts:
+            if gone.seq in run.attempts or gone.seq in run.awaiting:
                 self._executor.cancel(run, gone.seq)
         if body.outcome is not None:
             if not run.gone and not run.unsaved:
@@ -295,7 +307,7 @@ class Activation:
                 self.arm_wait(run, new)
             elif new.seq in body.steps:
                 self._executor.dispatch(run, new)
-        if not body.steps:
+        if not body.steps or run.awaiting:
             self._host.settled(run)
 
     def arm_wait(self, run: HotRun, wait: OpenWait) -> None:
@@ -341,6 +353,8 @@ class Activation:
         if not run.gone:
             run.inbox.append(item)
             self.ready(run)
+        elif run.paused:
+            self.outlived(run, item)
 
     def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> list[int]:
         """Ask to end pending sleeps before their time; timers of asyncio only when named."""
@@ -359,3 +373,7 @@ class Activation:
 
 def _itself(error: BaseException | None) -> None:
     """Stand for a turn's own `conclude`, which would refer to the turn that refers to it."""
+
+
+def _forget(run: HotRun, item: Inbound) -> None:
+    """Do nothing: no run is paused where nobody can pause one."""
