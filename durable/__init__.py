@@ -13,6 +13,7 @@ Layers, each importing only from those below it:
 """
 
 from durable._authoring.context import StepMetadata, WorkflowMetadata
+from durable._authoring.continuing import continue_as_new
 from durable._authoring.generator import StepItems
 from durable._authoring.primitives import (
     get_step_metadata,
@@ -40,6 +41,7 @@ from durable._surface.cancelling import CancelOutcome
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
 from durable._surface.hooks import Hook, create_hook, receive
+from durable._surface.lifecycle import RunOrigin
 from durable._surface.mail import define_hook, get_hook_by_token, resume_hook, send
 from durable._surface.management import backup, cancel_runs, count_runs, import_run, list_runs
 from durable._surface.messages import WebhookRequest, WebhookResponse
@@ -66,6 +68,7 @@ __all__ = [
     "RetryableError",
     "Run",
     "RunInfo",
+    "RunOrigin",
     "RunPage",
     "RunStatus",
     "Runtime",
@@ -87,6 +90,7 @@ __all__ = [
     "Writable",
     "backup",
     "cancel_runs",
+    "continue_as_new",
     "count_runs",
     "create_hook",
     "create_webhook",

@@ -214,6 +214,8 @@ class WorkflowRunNotFoundError(_RunError):
 class WorkflowRunBlockedError(_RunError):
     """The run cannot go on until somebody acts; it is not lost and not failed.
 
+    A run that was paused raises no such error: who waits for it waits on.
+
     Attributes:
         reason: readable explanation with the cure; for a divergence, the diff.
         kind: ``"missing_code"``, ``"divergence"``, ``"poison_step"``, ``"payload"``
@@ -233,6 +235,18 @@ class WorkflowRunNotFinishedError(_RunError):
         super().__init__(
             run_id, f"run {run_id} is {status}: cancel it first, or wait until it has ended"
         )
+        self.status = status
+
+
+class RunStateError(_RunError):
+    """What was asked of the run is not possible in its status; nothing was changed.
+
+    Attributes:
+        status: the run's status.
+    """
+
+    def __init__(self, run_id: str, status: str, message: str) -> None:
+        super().__init__(run_id, f"run {run_id} is {status}: {message}")
         self.status = status
 
 

@@ -45,6 +45,8 @@ class StepMetadata:
 class WorkflowMetadata:
     """Facts about the run whose body is asking. `started_at` is journal time (UTC).
 
+    `first_run_id` is the run's own id unless it continues others: then that of the first.
+
     Example:
         ``get_workflow_metadata().run_id``
     """
@@ -55,6 +57,7 @@ class WorkflowMetadata:
     started_at: datetime
     parent_id: str | None
     root_id: str
+    first_run_id: str
     attributes: dict[str, str]
     deployment_id: str | None
 

@@ -70,7 +70,7 @@ class StepOptions:
     executor: Executor = "thread"
     stream: str = ""
     on_retry: OnItemsRetry = "skip"
-    waits_for_run: bool = False  # ours: the attempt does nothing but wait for another run
+    waits_for_run: bool = False  # ours: its outcome is that of another run, and no attempt's
 
     def retries(self, error: BaseException) -> bool:
         """Tell whether `error` may be answered with another attempt."""

@@ -28,6 +28,7 @@ S = TypeVar("S")
 
 Duration = float | timedelta | str
 OnConflict = Literal["return", "raise"]
+OnParentClose = Literal["cancel", "abandon"]
 
 DEPLOYMENT_CHARS_MAX = 256
 KEEP_FOR_EVER = -1
@@ -47,6 +48,7 @@ class StartOptions:
     attributes: tuple[tuple[str, str], ...] = ()
     deployment_id: str | None = None
     retention_us: int | None = None
+    on_parent_close: OnParentClose = "abandon"
 
 
 class Workflow(Generic[P, R]):
@@ -101,6 +103,7 @@ class Workflow(Generic[P, R]):
         timeout: Duration | None = None,
         attributes: Mapping[str, str] | None = None,
         retention: Duration | Literal["forever"] | None = None,
+        on_parent_close: OnParentClose | None = None,
     ) -> Workflow[..., Any]: ...
     @overload
     def options(
@@ -113,6 +116,7 @@ class Workflow(Generic[P, R]):
         timeout: Duration | None = None,
         attributes: Mapping[str, str] | None = None,
         retention: Duration | Literal["forever"] | None = None,
+        on_parent_close: OnParentClose | None = None,
     ) -> Workflow[P, R]: ...
     def options(self, **given: Any) -> Any:
         """Return a copy whose runs start under other conditions; None leaves one as it is.
@@ -127,6 +131,10 @@ class Workflow(Generic[P, R]):
             attributes: up to 64 text pairs of up to 256 characters.
             deployment_id: text kept with the run; ``"latest"`` is accepted.
             retention: keep the finished run this long; ``"forever"``, or default: the runtime's.
+            on_parent_close: of a run that a workflow body starts: ``"abandon"`` (default), it
+                goes on after the end of its parent; or ``"cancel"``, it is asked to end when
+                its parent has completed, failed or been cancelled (not when that continues
+                as a new run), with time to clean up, and so are its own children.
 
         Durations are seconds, a `timedelta` or text such as ``"1h30m"``.
 
@@ -225,6 +233,12 @@ def _check_on_conflict(value: object) -> str:
     return str(value)
 
 
+def _check_parent_close(value: object) -> str:
+    if value not in ("cancel", "abandon"):
+        raise ValueError(f"on_parent_close={value!r} is unknown: use 'cancel' or 'abandon'")
+    return str(value)
+
+
 def _check_deployment(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= DEPLOYMENT_CHARS_MAX:
         raise TypeError(f"deployment_id={value!r} must be a text of 1 to 256 characters")
@@ -253,6 +267,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "attributes": ("attributes", check_attributes),
     "deployment_id": ("deployment_id", _check_deployment),
     "retention": ("retention_us", check_retention),
+    "on_parent_close": ("on_parent_close", _check_parent_close),
 }
 assert {field for field, _ in _CHECKS.values()} == {field.name for field in fields(StartOptions)}
 

@@ -16,7 +16,14 @@ from __future__ import annotations
 import secrets
 from hashlib import sha256
 
-__all__ = ["new_run_id", "new_token", "token_hash", "valid_run_id", "valid_text"]
+__all__ = [
+    "new_run_id",
+    "new_token",
+    "next_run_id",
+    "token_hash",
+    "valid_run_id",
+    "valid_text",
+]
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]  # two digits at a time
@@ -46,6 +53,18 @@ def new_token() -> str:
 def token_hash(token: str) -> bytes:
     """Return that by which the journal finds the hook of a token."""
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+def next_run_id(run_id: str, wall_us: int) -> str:
+    """The id of the run that continues `run_id`: the same each time that it is asked for.
+
+    Args:
+        run_id: of the run that ends.
+        wall_us: when it does, in UTC microseconds.
+    """
+    drawn = sha256(f"continues {run_id}".encode()).digest()[:10]
+    number = (wall_us // 1000 & _MS_MASK) << 80 | int.from_bytes(drawn, "big")
+    return "run_" + "".join([_PAIRS[number >> shift & 1023] for shift in _PAIR_SHIFTS])
 
 
 def valid_run_id(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from durable._base.clock import Clock
 from durable._engine.attributes import keep_attributes
+from durable._engine.continuing import add_successor
 from durable._engine.executor import Executor
 from durable._engine.generators import record_items
 from durable._engine.hot import HotRun, settle, with_state
@@ -26,6 +27,7 @@ from durable._journal.journal import Journal
 from durable._journal.records import (
     CANCELLED,
     COMPLETED,
+    CONTINUED,
     FAILED,
     RUNNING,
     RowOp,
@@ -35,12 +37,13 @@ from durable._journal.records import (
     RunTurn,
     Write,
 )
-from durable._replay.body import WOKEN, Body, OpenStep, OpenWait
+from durable._replay.body import Body, OpenStep, OpenWait
 from durable._replay.events import (
     CANCEL_REQUESTED,
     STEP_RETRYING,
     STEP_STARTED,
     WAIT_COMPLETED,
+    WOKEN,
     EventKind,
 )
 from durable._replay.script import Inbound
@@ -52,6 +55,7 @@ _STATUS = {
     EventKind.RUN_COMPLETED: COMPLETED,
     EventKind.RUN_FAILED: FAILED,
     EventKind.RUN_CANCELLED: CANCELLED,
+    EventKind.RUN_CONTINUED: CONTINUED,
 }
 ATTEMPTS = frozenset({STEP_RETRYING, STEP_STARTED})
 # Timers of a run that belong to no event of its history are filed under these numbers.
@@ -70,8 +74,10 @@ class Host(Protocol):
     def settled(self, run: HotRun) -> None:
         """Take note that a run has nothing to do for now."""
 
-    def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
-        """Park a run."""
+    def block(
+        self, run: HotRun, kind: str, reason: str, missing: str | None = None, *, unseen: int = 0
+    ) -> None:
+        """Park a run. The last `unseen` events have not been taken in by its body."""
 
     def interrupted(self, run: HotRun) -> None:
         """Take note that Ctrl-C hit the run's code: its body is lost, its history is not."""
@@ -171,12 +177,15 @@ class Activation:
     ) -> None:
         self._host = host
         self._submit = journal.submit
+        self._next_pk = journal.next_pk
         self._executor = executor
         self._timers = timers
         self._clock = clock
         self.watchdog = Watchdog(clock)
         self.ready: Callable[[HotRun], None] = host.ready
         self.hooks: Claims | None = None
+        # Takes what attempts come to whose run was paused meanwhile.
+        self.outlived: Callable[[HotRun, Inbound], None] = _forget
 
     # --- decide ------------------------------------------------------------------------
 
@@ -196,7 +205,8 @@ class Activation:
             body.activate(items)
         except PayloadDecodeError as error:
             self.submit(run, items)
-            self._host.block(run, "payload", str(error))
+            # Its event was the last one, and is to reach the body again.
+            self._host.block(run, "payload", str(error), unseen=1)
             return
         except (KeyboardInterrupt, SystemExit):
             self._host.interrupted(run)
@@ -235,6 +245,8 @@ class Activation:
             turn.answer(None)
             return self._host.settled(run)
         run.state = state
+        if body.continuation is not None:
+            add_successor(run, body, self._next_pk(), turn)
         if events:
             turn.turn = (run.row.pk, run.run_id, events)
         if body.hooks is not None and self.hooks is not None:
@@ -296,7 +308,7 @@ class Activation:
         if run.gone and body.outcome is None:
             return
         for gone in turn.ended:
-            if gone.seq in run.attempts:
+            if gone.seq in run.attempts or gone.seq in run.awaiting:
                 self._executor.cancel(run, gone.seq)
         if body.outcome is not None:
             if not run.gone and not run.unsaved:
@@ -312,7 +324,7 @@ class Activation:
                 self.arm_wait(run, new)
             elif new.seq in body.steps:
                 self._executor.dispatch(run, new)
-        if not body.steps:
+        if not body.steps or run.awaiting:
             self._host.settled(run)
 
     def arm_wait(self, run: HotRun, wait: OpenWait) -> None:
@@ -358,6 +370,8 @@ class Activation:
         if not run.gone:
             run.inbox.append(item)
             self.ready(run)
+        elif run.paused:
+            self.outlived(run, item)
 
     def wake_up(self, run: HotRun, waits: Sequence[int] | None) -> list[int]:
         """Ask to end pending sleeps before their time; timers of asyncio only when named."""
@@ -372,3 +386,7 @@ class Activation:
         for seq in chosen:
             self.post(run, Inbound(WAIT_COMPLETED, seq, WOKEN))
         return chosen
+
+
+def _forget(run: HotRun, item: Inbound) -> None:
+    """Do nothing: no run is paused where nobody can pause one."""

@@ -110,7 +110,7 @@ class Births:
                 for run, event in births:
                     found = write.existing.get(run.run_id)
                     if found is None or found.pk == run.row.pk:
-                        self._admit(run, event)
+                        self.admit(run, event)
             release()
             settle(told, error)
 
@@ -123,7 +123,8 @@ class Births:
         await told
         return write.existing
 
-    def _admit(self, run: HotRun, event: Event) -> None:
+    def admit(self, run: HotRun, event: Event) -> None:
+        """Bring a run that is on record to memory, now or when it is due and there is room."""
         due_now = run.row.wake_at is not None and run.row.wake_at <= self._clock.wall_us()
         if self._loader.stopped:
             return  # the journal is about to be let go: it is a row of the next opening
@@ -133,38 +134,8 @@ class Births:
             self._recovery.leave_behind(run.row.wake_at)
 
     def _birth(self, spec: RunSpec) -> tuple[HotRun, Event]:
-        row, event = self._rows(spec)
+        row, event = rows_of(spec, self._journal.next_pk(), self._clock.wall_us())
         return HotRun(row, spec.definition), event
-
-    def _rows(self, spec: RunSpec) -> tuple[RunRow, Event]:
-        options, now = spec.options, self._clock.wall_us()
-        begin = now
-        if options.at_us is not None:
-            begin = max(now, options.at_us)
-        elif options.delay_us is not None:
-            begin = now + options.delay_us
-        row = RunRow(
-            pk=self._journal.next_pk(),
-            run_id=spec.run_id,
-            workflow=spec.workflow,
-            status=PENDING,
-            created_at=now,
-            started_at=None,
-            completed_at=None,
-            wake_at=begin,
-            deadline=None if options.timeout_us is None else begin + options.timeout_us,
-            expires_at=None,
-            retention_us=options.retention_us,
-            parent_id=spec.parent_id,
-            root_id=spec.root_id,
-            deployment_id=options.deployment_id,
-            attributes=encode_attributes(options.attributes),
-            blocked=None,
-            behaviour=BEHAVIOUR,
-        )
-        due = None if begin == now else begin
-        kind = EventKind.RUN_CREATED
-        return row, Event(1, kind, spec.origin, spec.workflow, now, due, spec.payload)
 
     async def _check_same(self, spec: RunSpec, existing: RunRow) -> None:
         run_id = existing.run_id
@@ -196,3 +167,37 @@ class Births:
             )
         except (PayloadDecodeError, ValueError):
             return False
+
+
+def rows_of(spec: RunSpec, pk: int, now: int) -> tuple[RunRow, Event]:
+    """Return the row of a new run and its first event."""
+    options = spec.options
+    begin = now
+    if options.at_us is not None:
+        begin = max(now, options.at_us)
+    elif options.delay_us is not None:
+        begin = now + options.delay_us
+    row = RunRow(
+        pk=pk,
+        run_id=spec.run_id,
+        workflow=spec.workflow,
+        status=PENDING,
+        created_at=now,
+        started_at=None,
+        completed_at=None,
+        wake_at=begin,
+        deadline=None if options.timeout_us is None else begin + options.timeout_us,
+        expires_at=None,
+        retention_us=options.retention_us,
+        parent_id=spec.parent_id,
+        root_id=spec.root_id,
+        deployment_id=options.deployment_id,
+        attributes=encode_attributes(options.attributes),
+        blocked=None,
+        behaviour=BEHAVIOUR,
+        bound_to=spec.bound_to,
+        origin=spec.made_from,
+    )
+    due = None if begin == now else begin
+    kind = EventKind.RUN_CREATED
+    return row, Event(1, kind, spec.origin, spec.workflow, now, due, spec.payload)

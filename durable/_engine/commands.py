@@ -1,4 +1,4 @@
-"""What callers ask of existing runs: cancel, wake up, resume; and the deadline's verdict.
+"""What callers ask of existing runs: cancel, wake up; and the deadline's verdict.
 
 A command brings the run into memory if need be, puts its event into the inbox and
 returns when the event is durable.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from durable._authoring.primitives import from_us
 from durable._base.clock import Clock
 from durable._engine.activation import Activation
-from durable._engine.hot import HotRun, with_state
+from durable._engine.hot import HotRun
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
 from durable._engine.scheduler import Scheduler
@@ -24,7 +24,6 @@ from durable._journal.records import (
     RUNNING,
     RunRow,
     RunState,
-    Write,
 )
 from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
@@ -95,9 +94,9 @@ class Commands:
             run = await self.fetch(loader, run_id)
             if isinstance(run, RunRow):
                 return run
-            if first and run.body is not None and run.body.cancel_event is not None:
-                return run
-            if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
+            if _is_asked(run):
+                if first:
+                    return run
                 self._activation.activate(run)  # a second request finds the first one applied
             if (body := run.body) is None:
                 continue  # it was parked just now
@@ -116,9 +115,10 @@ class Commands:
             body.end_cancelled(body.cancel_event)
             await self._submit(run)
         else:
-            await self._post(run, self._request(CANCEL, payload))
+            await self._post(run, self.request(CANCEL, payload))
 
-    def _request(self, name: str, payload: bytes | None) -> Inbound:
+    def request(self, name: str, payload: bytes | None) -> Inbound:
+        """Return what asks a body to end: `name` says who wants it, `payload` why."""
         due = self._clock.wall_us() + self._grace_us
         return Inbound(EventKind.CANCEL_REQUESTED, 0, name, due, payload)
 
@@ -130,7 +130,7 @@ class Commands:
         assert run.row.deadline is not None
         came = f"its deadline came, at {from_us(run.row.deadline).isoformat()}"
         if body.started:
-            self._activation.post(run, self._request(DEADLINE_NAME, came.encode()))
+            self._activation.post(run, self.request(DEADLINE_NAME, came.encode()))
             return
         late = WorkflowTimeoutError(f"the run had not begun when {came}")
         run.inbox.clear()
@@ -153,12 +153,6 @@ class Commands:
         assert body is not None
         # A run that was parked meanwhile has not come to all of them.
         return sum(seq not in body.waits for seq in woken)
-
-    async def resume(self, row: RunRow) -> RunRow:
-        """Record that a blocked run may try again; return its row."""
-        state = resumed(row)
-        await self._journal.perform(Write(done=_ignore, states=[state]))
-        return with_state(row, state)
 
     async def end_blocked(self, row: RunRow, reason: str | None) -> None:
         """Cancel a run that is parked: its code cannot be asked.
@@ -198,9 +192,12 @@ def resumed(row: RunRow) -> RunState:
     return RunState(status, row.started_at, None, due, None, None, row.pk)
 
 
+def _is_asked(run: HotRun) -> bool:
+    """Tell whether a run has been asked to end."""
+    if run.body is not None and run.body.cancel_event is not None:
+        return True
+    return any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox)
+
+
 async def _never() -> None:
     raise AssertionError("the body of a parked run is not started")
-
-
-def _ignore(error: BaseException | None) -> None:
-    """Do nothing: `perform` tells the outcome."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 from durable._authoring import registry
 from durable._authoring.workflow import KEEP_FOR_EVER
@@ -22,25 +21,38 @@ from durable._engine.answers import Answers
 from durable._engine.attributes import Attributes
 from durable._engine.births import Births
 from durable._engine.claims import Claims
-from durable._engine.commands import Commands
+from durable._engine.commands import CANCEL, Commands
 from durable._engine.ends import RecentEnds
 from durable._engine.executor import Executor
+from durable._engine.families import Families
 from durable._engine.hot import HotRun, settle, with_state
 from durable._engine.loader import Loader
 from durable._engine.mail import Mail
 from durable._engine.management import Cancellations, Shelf
+from durable._engine.options import EngineOptions
+from durable._engine.pause import Pauses
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import Created, RunEnd, RunSpec
 from durable._engine.recovery import Recovery
 from durable._engine.requests import Requests
+from durable._engine.rewind import Rewinds
 from durable._engine.scheduler import Scheduler
 from durable._engine.streams import Streams
 from durable._engine.suspects import Suspects
 from durable._engine.sweeper import Sweeper
 from durable._engine.timers import Timers
-from durable._journal.attributes import Blocked, decode_blocked, encode_blocked
+from durable._engine.waiters import Waiters
+from durable._journal.attributes import PAUSED, Blocked, decode_blocked, encode_blocked
 from durable._journal.journal import Journal
-from durable._journal.records import BLOCKED, FINISHED, Request, RunRow, RunState, Write
+from durable._journal.records import (
+    BLOCKED,
+    CONTINUED,
+    FINISHED,
+    Request,
+    RunRow,
+    RunState,
+    Write,
+)
 from durable._replay.body import OpenStep
 from durable._replay.script import Inbound
 from durable.errors import (
@@ -50,28 +62,9 @@ from durable.errors import (
     WorkflowRunNotFoundError,
 )
 
+T = TypeVar("T")
+
 logger = logging.getLogger("durable")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """Limits and policies. Times are microseconds unless the name says seconds."""
-
-    retention_us: int = 30 * 86_400 * 1_000_000
-    grace_us: int = 30 * 1_000_000
-    drain_seconds: float = 5.0
-    threads_max: int = 32
-    processes_max: int | None = None
-    idle_runs_max: int = 1000
-    runs_max: int = 10_000
-    webhook_base_url: str = ""
-
-
-class _Waiter(NamedTuple):
-    """Somebody who waits for a run to come to rest; `parked` tells if a blocked one counts."""
-
-    end: asyncio.Future[RunEnd]
-    parked: bool
 
 
 class Engine:
@@ -95,8 +88,7 @@ class Engine:
         self._options = options
         self._loop = loop
         self._payloads = payloads
-        self._waiters: dict[str, list[_Waiter]] = {}
-        self._spawned: set[asyncio.Task[None]] = set()
+        self._spawned: set[asyncio.Task[Any]] = set()
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
         self._streams = Streams(journal, payloads, clock, loop, self._find, self._chunk_refused)
@@ -128,11 +120,11 @@ class Engine:
         claims = Claims(journal, self._activation, payloads, clock, self._spawn)
         self._activation.hooks = self._loader.claims = claims
         self._loader.settings["webhook_base_url"] = options.webhook_base_url
+        self._make_families(payloads, clock)
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )
         self._births = Births(journal, self._loader, self._recovery, payloads, clock)
-        self._ends = RecentEnds()
         self._sweeper = Sweeper(journal, self._timers, clock, self._ends.clear)
         self.answers = self._offers(clock, claims)  # see `ask`
 
@@ -155,7 +147,31 @@ class Engine:
             "delete_run": shelf.delete_run,
             "import_run": shelf.import_run,
             "cancel_runs": cancellations.cancel_runs,
+            "retry": self._to_the_end(self._rewinds.retry),
+            "pause": self._to_the_end(self._pauses.pause),
         }
+
+    def _make_families(self, payloads: EnginePayloads, clock: Clock) -> None:
+        """Make what brings runs back: those that wait for others, failed and paused ones."""
+        self._ends = RecentEnds()
+        self._waiters = Waiters(
+            self.journal, self.scheduler, self._commands, self._ends, self.resume
+        )
+        self._families = Families(
+            self.journal, self.scheduler, payloads, self._timers, clock,
+            at_rest=self._waiters.at_rest, bring_back=self._fetch,
+            cancel=partial(self.cancel, first=True), post=self._activation.post,
+            made_room=self._make_room, spawn=self._spawn,
+        )  # fmt: skip
+        self._rewinds = Rewinds(
+            self.journal, self._loader, self._commands, payloads, clock, self._parked, self._ends
+        )
+        self._pauses = Pauses(
+            self.journal, self.scheduler, self._loader, self._activation, self._executor,
+            self._commands, families=self._families, clock=clock, one_at_a_time=self._parked,
+        )  # fmt: skip
+        self._executor.families = self._families
+        self._activation.outlived, self._loader.rejoin = self._pauses.outlived, self._pauses.rejoin
 
     async def open(self) -> None:
         """Begin to recover; new runs are welcome from here on."""
@@ -167,6 +183,7 @@ class Engine:
         else:
             self._recovery.start()
         self._sweeper.start()
+        self._spawn(self._families.close_orphans())
 
     async def _recover_after(self, requests: Sequence[Request]) -> None:
         # First, so that no attempt begins again of a run that was cancelled meanwhile.
@@ -179,52 +196,34 @@ class Engine:
     async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
         """Record runs and queue them; see `EnginePort`."""
         self._require_open()
-        return await self._births.create(specs)
+        created = await self._births.create(specs)
+        self._families.begun(specs)
+        return created
 
     async def wait_end(self, run_id: str, parked: bool = True) -> RunEnd:
         """Return how the run came to rest; see `EnginePort`."""
         self._require_open()
-        waiter = _Waiter(self._loop.create_future(), parked)
-        waiters = self._waiters.setdefault(run_id, [])
-        waiters.append(waiter)  # before reading: an end in between is not missed
-        try:
-            end = await self._at_rest(run_id, parked)
-            return await waiter.end if end is None else end
-        finally:
-            waiters.remove(waiter)
-            if not waiters and self._waiters.get(run_id) is waiters:
-                del self._waiters[run_id]
-
-    async def _at_rest(self, run_id: str, parked: bool) -> RunEnd | None:
-        """Return how the run came to rest if it has, None if it is still to be waited for."""
-        if self.scheduler.get(run_id) is not None:
-            return None
-        if (recent := self._ends.get(run_id)) is not None:
-            return recent
-        row = await self._commands.row(run_id)
-        if row.status in FINISHED:
-            event = await self.journal.reader.last_event(row.pk, run_id)
-            if event is None:  # deleted since
-                raise WorkflowRunNotFoundError(run_id)
-            return RunEnd(row, event.payload)
-        if row.status != BLOCKED:
-            return None
-        missing = decode_blocked(row.blocked).missing
-        if missing is not None and registry.is_registered(missing):
-            await self.resume(run_id)  # it is about to go on by itself
-            return None
-        return RunEnd(row, None) if parked else None
+        return await self._waiters.wait_end(run_id, parked)
 
     async def cancel(self, run_id: str, reason: str | None, *, first: bool = False) -> None:
         """Request a cancellation, or only the `first` one; see `EnginePort`."""
         self._require_open()
         found = await self._commands.cancel(self._loader, run_id, reason, first=first)
+        if isinstance(found, RunRow) and found.status == CONTINUED:
+            last = await self.journal.reader.last_event(found.pk, run_id)
+            if last is not None and last.payload is not None:
+                return await self.cancel(last.payload.decode(), reason, first=first)
         if not isinstance(found, RunRow) or found.status != BLOCKED:
             return
         async with self._parked:
             row = await self._commands.row(run_id)
-            if row.status == BLOCKED:
+            if row.status == BLOCKED and not _can_clean_up(row):
                 return await self._commands.end_blocked(row, reason)
+            if row.status == BLOCKED:
+                why = None if reason is None else reason.encode()
+                request = self._commands.request(CANCEL, why)
+                if await self._pauses.resume(row, request) is not None:
+                    return await self.journal.perform(Write(done=_ignore, vital=True))
         await self.cancel(run_id, reason, first=first)  # it was resumed or ended meanwhile
 
     async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int:
@@ -239,16 +238,24 @@ class Engine:
         # blocked and not brought into memory either would wait for the next opening.
         await asyncio.shield(self._spawn(self._resume(run_id)))
 
-    async def _resume(self, run_id: str) -> None:
+    async def _resume(self, run_id: str, *, by_itself: bool = False) -> None:
         async with self._parked:
             await self._loader.at_rest(run_id)
             row = await self._commands.row(run_id)
-            if row.status != BLOCKED:
-                return
             name = decode_blocked(row.blocked).missing
+            if row.status != BLOCKED or (by_itself and name is None):
+                return
             if name is not None:
                 self._recovery.missing.get(name, set()).discard(run_id)
-            await self._loader.fetch(await self._commands.resume(row), resumed=True)
+            await self._pauses.resume(row)
+
+    def _to_the_end(self, answer: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Any]:
+        """Return `answer` so that it is carried through though who asked may leave."""
+
+        async def answered(**fields: Any) -> T:
+            return await asyncio.shield(self._spawn(answer(**fields)))
+
+        return answered
 
     async def ask(self, what: str, **fields: Any) -> Any:
         """Ask the part that has offered to answer; see `EnginePort`."""
@@ -277,11 +284,10 @@ class Engine:
 
     def _has_room(self) -> bool:
         # A run that waits for another one must not keep that one out of memory.
-        busy = len(self.scheduler) - self._executor.waiting_for_runs
+        busy = len(self.scheduler) - self._families.waiting_runs
         return busy < self._options.runs_max
 
-    def made_room(self) -> None:
-        """Note that another run may come into memory."""
+    def _make_room(self) -> None:
         self._recovery.made_room()
 
     def attempt_over(self, run: HotRun, step: OpenStep) -> None:
@@ -293,7 +299,11 @@ class Engine:
         self._executor.cancel_all(run)
         self.scheduler.remove(run)
         outcome = None if run.body is None else run.body.outcome
+        if run.finished:
+            self._families.ended(run)
         run.drop()
+        if run.successor is not None:
+            self._births.admit(*run.successor)
         if run.finished:
             self._sweeper.expect(run.state.expires_at)
             payload = None if outcome is None else outcome.payload
@@ -303,7 +313,8 @@ class Engine:
         self._recovery.made_room()
 
     def _evicted(self, run: HotRun) -> None:
-        self._recovery.leave_behind(run.state.wake_at)
+        if not self._families.evicted(run):
+            self._recovery.leave_behind(run.state.wake_at)
         self._recovery.made_room()
 
     def interrupted(self, run: HotRun) -> None:
@@ -321,9 +332,12 @@ class Engine:
     async def _bring_back(self, run: HotRun) -> None:
         # After what it had submitted before is durable.
         await self.journal.perform(Write(done=_ignore, vital=True))
-        row = await self.journal.reader.run_by_pk(run.row.pk)
+        await self._fetch(run.run_id, resumed=True)
+
+    async def _fetch(self, run_id: str, *, resumed: bool = False) -> None:
+        row = await self.journal.reader.run_by_id(run_id)
         if row is not None and row.status not in (BLOCKED, *FINISHED):
-            await self._loader.fetch(row, resumed=True)
+            await self._loader.fetch(row, resumed=resumed)
 
     def expiry(self, run: HotRun, now_us: int) -> int | None:
         """Return when a run that ends now may be deleted."""
@@ -333,7 +347,9 @@ class Engine:
         kept = self._options.retention_us if row.retention_us is None else row.retention_us
         return None if kept == KEEP_FOR_EVER else now_us + kept
 
-    def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
+    def block(
+        self, run: HotRun, kind: str, reason: str, missing: str | None = None, *, unseen: int = 0
+    ) -> None:
         """Park a run with the reason; what it has done stays on record."""
         if run.gone:
             return
@@ -341,8 +357,9 @@ class Engine:
         acks, run.acks = run.acks, []
         self._executor.cancel_all(run)
         self.scheduler.remove(run)
+        seq = None if run.body is None else run.body.script.recorded_seq - unseen
         run.drop()
-        column = encode_blocked(Blocked(kind, reason, missing))
+        column = encode_blocked(Blocked(kind, reason, missing, seq))
         state = RunState(BLOCKED, run.state.started_at, None, None, None, column, run.row.pk)
         run.state = state
         if missing is not None:
@@ -377,9 +394,8 @@ class Engine:
     def _tell(self, run_id: str, end: RunEnd) -> None:
         if end.row.status in FINISHED:
             self._streams.run_ended(run_id)
-        for waiter in self._waiters.get(run_id, ()):
-            if not waiter.end.done() and (waiter.parked or end.row.status != BLOCKED):
-                waiter.end.set_result(end)
+        self._families.told(run_id, end)
+        self._waiters.tell(run_id, end)
 
     # --- code that comes later --------------------------------------------------------------
 
@@ -396,7 +412,7 @@ class Engine:
         if not self._closed:
             self._spawn(self._resume_later(run_id))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = self._loop.create_task(work)
         self._spawned.add(task)
         task.add_done_callback(self._spawned.discard)
@@ -404,7 +420,7 @@ class Engine:
 
     async def _resume_later(self, run_id: str) -> None:
         try:
-            await self.resume(run_id)
+            await self._resume(run_id, by_itself=True)
         except WorkflowRunNotFoundError:
             return  # deleted meanwhile
         except Exception:
@@ -431,6 +447,7 @@ class Engine:
             return
         self._closed = True
         self._executor.stop()
+        self._families.close()
         self._loader.stopped = True
         self._timers.close()
         await self._recovery.close()
@@ -447,6 +464,7 @@ class Engine:
     def abandon(self) -> None:
         """Let go without waiting: the loop is closed or the process is going down."""
         self._closed = True
+        self._families.close()
         self._loader.stopped = True
         self._timers.close()
         self._executor.close()
@@ -460,10 +478,12 @@ class Engine:
         for run in self.scheduler:
             run.drop(closed)
             self.scheduler.remove(run)
-        for waiters in list(self._waiters.values()):
-            for waiter in waiters:
-                if not waiter.end.done() and not self._loop.is_closed():
-                    waiter.end.set_exception(closed)
+        self._waiters.fail(closed)
+
+
+def _can_clean_up(row: RunRow) -> bool:
+    """Tell whether a parked run's code can still be asked: nothing is wrong with it."""
+    return row.started_at is not None and decode_blocked(row.blocked).kind == PAUSED
 
 
 def _ignore(error: BaseException | None) -> None:

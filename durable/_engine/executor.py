@@ -30,8 +30,8 @@ from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.streams import Streams
 from durable._engine.threads import ThreadPool, tell
-from durable._replay.body import FAILED_ATTEMPT, OpenStep
-from durable._replay.events import STEP_COMPLETED, STEP_RETRYING, EventKind
+from durable._replay.body import OpenStep
+from durable._replay.events import FAILED_ATTEMPT, STEP_COMPLETED, STEP_RETRYING, EventKind
 from durable._replay.ports import SCALARS
 from durable._replay.script import UNDECODED, Inbound, inbound
 from durable.errors import (
@@ -63,9 +63,6 @@ class Outcomes(Protocol):
     def block(self, run: HotRun, kind: str, reason: str, missing: str | None = None) -> None:
         """Park a run whose step cannot even be begun."""
 
-    def made_room(self) -> None:
-        """Take note that an attempt only waits for another run, which needs a place too."""
-
     def attempt_over(self, run: HotRun, step: OpenStep) -> None:
         """Take note that an attempt is not running any more, whatever its outcome."""
 
@@ -86,6 +83,19 @@ class Suspects(Protocol):
         """Dispatch it again once it is its turn."""
 
 
+class Families(Protocol):
+    """Who waits for the end of another run; that is no attempt of anything."""
+
+    def wait(self, run: HotRun, step: OpenStep) -> None:
+        """Let a step wait for the run that it names."""
+
+    def give_up(self, run: HotRun, seq: int) -> None:
+        """Take note that a step waits no more."""
+
+    def left(self, run: HotRun) -> None:
+        """Take note that none of a run's steps waits any more."""
+
+
 class _Limit:
     """The attempts of one step name under a `concurrency` limit."""
 
@@ -104,7 +114,6 @@ class Executor:
 
     Attributes:
         post: where outcomes go; by default `outcomes.post`.
-        waiting_for_runs: running attempts that do nothing but wait for another run.
     """
 
     def __init__(
@@ -133,9 +142,9 @@ class Executor:
         self._limits: dict[str, _Limit] = {}
         self._running: set[Attempt] = set()
         self._stopped = False
-        self.waiting_for_runs = 0
         self._nobody_left: asyncio.Future[None] | None = None
         self.suspects: Suspects | None = None
+        self.families: Families | None = None
         self.post: Callable[[HotRun, Inbound], None] = outcomes.post
         self.soon = outcomes.soon
 
@@ -151,6 +160,9 @@ class Executor:
             self.suspects.enqueue(run, step)
             return
         step.running = True
+        if made.settings.waits_for_run:
+            assert self.families is not None
+            return self.families.wait(run, step)
         if made.settings.concurrency is not None:
             limit = self._limits.setdefault(made.name, _Limit())
             if limit.running >= made.settings.concurrency:
@@ -163,9 +175,6 @@ class Executor:
         attempt = Attempt(run, step, settings, self._runtime, self._streams)
         run.attempts[step.seq] = attempt
         self._running.add(attempt)
-        if settings.waits_for_run:
-            self.waiting_for_runs += 1
-            self._outcomes.made_room()
         self.soon(self._begin, attempt)
 
     def _begin(self, attempt: Attempt) -> None:
@@ -379,8 +388,6 @@ class Executor:
         attempt.step.running = False
         attempt.run.attempts.pop(attempt.step.seq, None)
         self._running.discard(attempt)
-        if attempt.settings.waits_for_run:
-            self.waiting_for_runs -= 1
         if attempt.timeout is not None:
             attempt.timeout.cancel()
         if attempt.settings.concurrency is not None:
@@ -411,9 +418,13 @@ class Executor:
                 task.cancel()
             if ticket is not None:
                 ticket.abandon()
+        elif self.families is not None:
+            self.families.give_up(run, seq)
 
     def cancel_all(self, run: HotRun) -> None:
-        """Give up all running attempts of a run."""
+        """Give up all running attempts of a run, and all its waiting for other runs."""
+        if self.families is not None:
+            self.families.left(run)
         for seq in list(run.attempts):
             self.cancel(run, seq)
 
@@ -423,8 +434,6 @@ class Executor:
 
     async def drain(self, seconds: float) -> None:
         """Wait for running attempts, then give up those that are left."""
-        for attempt in [each for each in self._running if each.settings.waits_for_run]:
-            self.cancel(attempt.run, attempt.step.seq)
         if self._running and seconds > 0:
             self._nobody_left = self._loop.create_future()
             await asyncio.wait([self._nobody_left], timeout=seconds)

@@ -13,6 +13,7 @@ from typing import Any
 from durable._engine.timers import Alarm
 from durable._journal.records import FINISHED, RunRow, RunState, Write
 from durable._replay.body import Body
+from durable._replay.events import Event
 from durable._replay.script import Inbound
 
 
@@ -20,8 +21,9 @@ class HotRun:
     """See the module's docstring."""
 
     __slots__ = (
-        "acks", "alarms", "attempts", "begins_at", "birth", "body", "born", "definition", "feeds",
-        "gone", "inbox", "loading", "row", "run_id", "scheduled", "state", "unsaved",
+        "acks", "alarms", "attempts", "awaiting", "begins_at", "birth", "body", "born",
+        "definition", "feeds", "gone", "inbox", "loading", "paused", "row", "run_id", "scheduled",
+        "state", "successor", "unsaved",
     )  # fmt: skip
 
     def __init__(self, row: RunRow, definition: object = None) -> None:
@@ -35,13 +37,16 @@ class HotRun:
         self.alarms: dict[int, Alarm] = {}  # by the seq of their wait or step
         self.attempts: dict[int, Any] = {}
         self.feeds: dict[int, Any] = {}  # streams of iterated generator steps, by their step
+        self.awaiting: dict[int, str] = {}  # runs that its steps wait for
         self.birth: Write | None = None  # the write that creates the run, until it is submitted
         self.born = True  # False until the write that creates the run is durable
         self.begins_at = 0  # when it was asked to start (UTC microseconds), 0 = at once
+        self.successor: tuple[HotRun, Event] | None = None  # which goes on in its place
         self.unsaved = 0  # writes submitted and not yet durable
         self.scheduled = False
         self.loading = False
         self.gone = False  # finished, blocked or evicted: whoever still holds it must let go
+        self.paused = False  # gone, yet what its running attempts come to is recorded
 
     @property
     def finished(self) -> bool:
@@ -54,13 +59,22 @@ class HotRun:
 
     def is_idle(self) -> bool:
         """Tell whether the run could leave memory: nothing is running, pending or unsaved."""
-        return not (
+        if (
             self.scheduled or self.loading or self.unsaved or self.attempts or self.inbox
-            or self.birth is not None or self.state.wake_at == 0 or self._has_queued_attempts()
-        )  # fmt: skip
+            or self.birth is not None
+        ):  # fmt: skip
+            return False
+        if self.awaiting:
+            return self._only_waits_for_runs()
+        return self.state.wake_at != 0 and not self._has_queued_attempts()
 
     def _has_queued_attempts(self) -> bool:
         return self.body is not None and any(s.running for s in self.body.steps.values())
+
+    def _only_waits_for_runs(self) -> bool:
+        # One with alarms of its own stays: its row does not say when it is due.
+        body = self.body
+        return body is not None and not self.alarms and len(body.steps) == len(self.awaiting)
 
     def drop(self, reason: Exception | None = None) -> None:
         """Let go of the body and everything armed for it; `reason` is told to who waits."""

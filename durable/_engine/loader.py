@@ -30,8 +30,9 @@ from durable._journal.attributes import decode_attributes
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, RunRow, Write
 from durable._replay.attributes import first_attributes
-from durable._replay.body import INTERRUPTED, PARKED, Body
-from durable._replay.events import Event, EventKind
+from durable._replay.body import Body
+from durable._replay.events import INTERRUPTED, PARKED, Event, EventKind
+from durable._replay.rewound import effective
 from durable._replay.script import Inbound
 from durable._replay.stage import Stage
 from durable.errors import DurableError, JournalCorruptError, PayloadDecodeError
@@ -74,6 +75,8 @@ class Loader:
         self.claims: Claims | None = None
         self.settings: dict[str, object] = {}  # of the runtime, for what bodies call
         self.stopped = False
+        # Gives a run that is back in memory the attempts that its pause has not ended.
+        self.rejoin: Callable[[HotRun, Body], None] = _alone
 
     # --- new runs -----------------------------------------------------------------------
 
@@ -111,7 +114,11 @@ class Loader:
             return False
         main: Main = partial(definition.fn, *args, **kwargs)  # type: ignore[attr-defined]
         run.body = Body(
-            run.run_id, partial(_begin, run, main), history, self._payloads, self._clock.wall_us
+            run.run_id,
+            partial(_begin, run, definition, main),
+            history,
+            self._payloads,
+            self._clock.wall_us,
         )
         run.body.attributes = first_attributes(decode_attributes(run.row.attributes), history)
         run.body.scratch.update(self.settings)
@@ -120,24 +127,26 @@ class Loader:
     # --- runs from the journal --------------------------------------------------------------
 
     async def fetch(
-        self, row: RunRow, *, resumed: bool = False, due: int | None = None
+        self, row: RunRow, *, resumed: bool = False, due: int | None = None, fresh: bool = False
     ) -> HotRun | None:
         """Return the run, in memory and replayed; None when it is parked, or had to be.
 
         Args:
+            row: as it stands.
             resumed: it was parked, so nothing of it was running when the last process ended.
             due: load it only if this is still its `wake_at`.
+            fresh: none of its attempts has been cut off since it was last recorded.
         """
         while (run := self._scheduler.get(row.run_id)) is None or run.loading:
             busy = self._loads.get(row.run_id)
             if busy is None:
-                await self._load(row, resumed, due)
+                await self._load(row, resumed, due, fresh)
                 return self._scheduler.get(row.run_id)
             await asyncio.shield(busy)
-            fresh = await self._journal.reader.run_by_pk(row.pk)
-            if not _goes_on(fresh):
+            newer = await self._journal.reader.run_by_pk(row.pk)
+            if not _goes_on(newer):
                 return self._scheduler.get(row.run_id)
-            row = fresh
+            row = newer
         return run
 
     def reserve(self, run_ids: Sequence[str]) -> Callable[[], None]:
@@ -167,18 +176,22 @@ class Loader:
         if self._loads.get(run_id) is load:  # else the run was parked meanwhile
             del self._loads[run_id]
 
+    def is_busy(self, run_id: str) -> bool:
+        """Tell whether the run is being loaded or kept out."""
+        return run_id in self._loads
+
     async def at_rest(self, run_id: str) -> None:
         """Return when the run is neither being loaded nor kept out."""
         while (busy := self._loads.get(run_id)) is not None:
             await asyncio.shield(busy)
 
-    async def _load(self, row: RunRow, resumed: bool, due: int | None) -> None:
+    async def _load(self, row: RunRow, resumed: bool, due: int | None, fresh: bool) -> None:
         loaded = self._loads[row.run_id] = asyncio.get_running_loop().create_future()
         try:
             # Who asks may have read the row before it was parked, or woken.
-            fresh = await self._journal.reader.run_by_pk(row.pk)
-            if _goes_on(fresh) and due in (None, fresh.wake_at):
-                await self._bring_in(fresh, resumed)
+            newer = await self._journal.reader.run_by_pk(row.pk)
+            if _goes_on(newer) and due in (None, newer.wake_at):
+                await self._bring_in(newer, resumed, fresh)
         except (DurableError, asyncio.CancelledError):
             # Meanwhile it may have fallen due, and whoever looked saw it on its way.
             loop = asyncio.get_running_loop()
@@ -188,7 +201,7 @@ class Loader:
             self._forget_load(row.run_id, loaded)
             settle(loaded, None)
 
-    async def _bring_in(self, row: RunRow, resumed: bool) -> None:
+    async def _bring_in(self, row: RunRow, resumed: bool, fresh: bool) -> None:
         run = HotRun(row)
         run.loading = True
         self._scheduler.add(run)
@@ -204,7 +217,8 @@ class Loader:
         finally:
             run.loading = False
         if not run.gone:
-            self._arm(run, resumed)
+            self._arm(run, resumed, fresh)
+        if not run.gone:
             if run.inbox:
                 self._scheduler.ready(run)
             else:
@@ -245,8 +259,10 @@ class Loader:
         except JournalCorruptError as error:
             self._host.block(run, "corrupt", str(error))
             return
-        if not self._give_body(run, history):
+        view = effective(history)
+        if not self._give_body(run, view.events):
             return
+        run.inbox = view.inbox()
         body = run.body
         assert body is not None
         try:
@@ -279,7 +295,7 @@ class Loader:
         else:
             self._host.block(run, "divergence", str(body.script.divergence))
 
-    def _arm(self, run: HotRun, resumed: bool = False) -> None:
+    def _arm(self, run: HotRun, resumed: bool = False, fresh: bool = False) -> None:
         """Set the run's alarms and begin its attempts, as its body wants them."""
         body, row = run.body, run.row
         assert body is not None
@@ -294,18 +310,34 @@ class Loader:
         self._activation.arm_grace(run, body)
         if body.hooks is not None and self.claims is not None:
             self.claims.arm(run)
-        for wait in list(body.waits.values()):
+        self.rejoin(run, body)
+        waits, steps = list(body.waits.values()), list(body.steps.values())
+        if run.inbox and not self._caught_up(run, body):
+            return
+        for wait in waits:
             self._activation.arm_wait(run, wait)
         was_running = row.wake_at == 0 and not (self._journal.clean or resumed)
         note = INTERRUPTED if was_running else PARKED
-        for step in list(body.steps.values()):
-            if step.retry_at is not None:  # the next attempt has not begun
+        for step in steps:
+            if step.running or step.seq not in body.steps:
+                continue
+            if step.step.settings.waits_for_run:  # type: ignore[attr-defined]
+                self._activation.arm_retry(run, step)  # nothing of it can have been cut off
+            elif fresh or step.retry_at is not None:  # the next attempt has not begun
                 self._activation.arm_retry(run, step)
             elif self._suspects.died_alone(run.row.pk, step.seq):
                 self._suspects.set_aside(run, step)
                 return
             else:
                 run.inbox.append(Inbound(EventKind.STEP_RETRYING, step.seq, note))
+
+    def _caught_up(self, run: HotRun, body: Body) -> bool:
+        """Let the body decide first about what came in while it was away.
+
+        Returns whether it goes on; what it has begun meanwhile begins when that is durable.
+        """
+        self._activation.activate(run)
+        return not run.gone and body.outcome is None
 
     def _arm_start(self, run: HotRun) -> None:
         start = Inbound(EventKind.RUN_STARTED)
@@ -326,6 +358,10 @@ def _goes_on(row: RunRow | None) -> TypeGuard[RunRow]:
     return row is not None and row.status not in (BLOCKED, *FINISHED)
 
 
+def _alone(run: HotRun, body: Body) -> None:
+    """Do nothing: no run is paused where nobody can pause one."""
+
+
 def _misfit(definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Tell why the workflow as it is now does not take the recorded arguments, if so."""
     try:
@@ -335,9 +371,10 @@ def _misfit(definition: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> s
     return None
 
 
-def _begin(run: HotRun, main: Main) -> Coroutine[Any, Any, Any]:
+def _begin(run: HotRun, definition: object, main: Main) -> Coroutine[Any, Any, Any]:
     assert run.body is not None
     started, attributes = run.body.script.now_us, run.body.attributes
+    run.body.scratch["workflow"] = definition
     run.body.scratch["metadata"] = partial(_metadata, run.row, started, attributes)
     return main()
 
@@ -350,6 +387,7 @@ def _metadata(row: RunRow, started: int, attributes: dict[str, str]) -> Workflow
         started_at=from_us(started),
         parent_id=row.parent_id,
         root_id=row.root_id or row.run_id,
+        first_run_id=row.first_id or row.run_id,
         attributes=dict(attributes),
         deployment_id=row.deployment_id,
     )

@@ -27,6 +27,8 @@ class RunSpec:
     # Tells this creation from others of the same run id, 0 = does not matter. It is the same
     # when the creation is repeated, because nobody knows whether it was recorded.
     origin: int = 0
+    bound_to: str | None = None  # see `RunRow`
+    made_from: str | None = None  # `RunRow.origin`
     # The very object given to `start`: a closure works until the process ends even when
     # its name has been registered again since. None in a client.
     definition: object = None

@@ -95,6 +95,8 @@ def _pack(spec: RunSpec) -> Fields:
         "payload": spec.payload,
         "parent_id": spec.parent_id,
         "root_id": spec.root_id,
+        "bound_to": spec.bound_to,
+        "made_from": spec.made_from,
         "origin": spec.origin,
         "options": asdict(spec.options),
     }
@@ -112,6 +114,8 @@ def _unpack(fields: Fields) -> RunSpec:
         parent_id=cast("str | None", fields["parent_id"]),
         root_id=cast("str | None", fields["root_id"]),
         origin=cast(int, fields["origin"]),
+        bound_to=cast("str | None", fields["bound_to"]),
+        made_from=cast("str | None", fields["made_from"]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Small JSON columns of a run's row: its attributes and the reason it is blocked.
+"""Small JSON columns of a run's row: its attributes, why it is blocked, what it was made from.
 
 They are JSON text, so that any SQLite tool can read and query them.
 """
@@ -9,13 +9,32 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple, cast
 
+# The kind of a run that waits for nothing but `resume`.
+PAUSED = "paused"
+
 
 class Blocked(NamedTuple):
-    """Why a run cannot go on. `missing` names code whose registration would free it."""
+    """Why a run cannot go on. `missing` names code whose registration would free it.
+
+    `seq` is the last event that its body has seen: what was recorded since, while the run
+    was parked, is still to reach it. None: nothing was.
+    """
 
     kind: str
     reason: str
     missing: str | None = None
+    seq: int | None = None
+
+
+class Origin(NamedTuple):
+    """What a run was made from: `how` is continued, rerun or forked.
+
+    `seed` is the run whose random numbers it draws, if not its own.
+    """
+
+    how: str
+    run_id: str
+    seed: str | None = None
 
 
 def encode_attributes(pairs: Iterable[tuple[str, str]]) -> str | None:
@@ -41,3 +60,13 @@ def decode_blocked(column: str | None) -> Blocked:
         if column is None
         else Blocked(**json.loads(column))
     )
+
+
+def encode_origin(origin: Origin) -> str:
+    """Return an origin as a column."""
+    return json.dumps(origin._asdict(), ensure_ascii=False)
+
+
+def decode_origin(column: str | None) -> Origin | None:
+    """Return the origin of a column, None for a run that was simply started."""
+    return None if column is None else Origin(**json.loads(column))

@@ -4,8 +4,8 @@
 -- name: insert_run
 INSERT INTO runs (pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at,
     deadline, expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked,
-    behaviour)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    behaviour, first_id, bound_to, origin)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
 -- name: insert_event
@@ -25,6 +25,9 @@ WHERE pk = ?;
 
 -- name: set_run_attributes
 UPDATE runs SET attributes = ? WHERE pk = ?;
+
+-- name: set_deadline
+UPDATE runs SET deadline = ? WHERE pk = ?;
 
 -- name: event_crc
 SELECT crc FROM events WHERE run = ? AND seq = ?;
@@ -53,30 +56,52 @@ SELECT coalesce(max(run), 0) FROM events;
 
 -- name: run_by_id
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
-    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
+    first_id, bound_to, origin
 FROM runs WHERE run_id = ?;
 
 -- name: run_by_pk
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
-    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
+    first_id, bound_to, origin
 FROM runs WHERE pk = ?;
 
 -- name: due_runs
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
-    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
+    first_id, bound_to, origin
 FROM runs
 WHERE wake_at IS NOT NULL AND wake_at > 0 AND (wake_at, pk) > (?, ?) AND wake_at <= ?
 ORDER BY wake_at, pk LIMIT ?;
 
 -- name: interrupted_runs
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
-    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
+    first_id, bound_to, origin
 FROM runs WHERE wake_at = 0 AND pk > ? ORDER BY pk LIMIT ?;
 
 -- name: blocked_runs
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
-    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
+    first_id, bound_to, origin
 FROM runs INDEXED BY runs_blocked WHERE status = 'blocked' AND pk > ? ORDER BY pk LIMIT ?;
+
+-- name: children
+SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
+    first_id, bound_to, origin
+FROM runs WHERE parent_id = ? ORDER BY pk;
+
+-- name: open_bound_runs
+SELECT run_id FROM runs WHERE bound_to = ? AND completed_at IS NULL ORDER BY pk;
+
+-- name: orphans
+SELECT DISTINCT bound_to FROM runs AS child
+WHERE bound_to IS NOT NULL AND completed_at IS NULL
+    AND NOT EXISTS (
+        SELECT 1 FROM runs WHERE run_id = child.bound_to AND completed_at IS NULL)
+    AND NOT EXISTS (
+        SELECT 1 FROM runs WHERE first_id = child.bound_to AND completed_at IS NULL);
 
 -- name: next_wake
 SELECT min(wake_at) FROM runs WHERE wake_at IS NOT NULL AND wake_at > ?;
@@ -145,7 +170,7 @@ SELECT max(seq) FROM events WHERE run = ?;
 INSERT INTO trash (run)
 SELECT pk FROM runs INDEXED BY runs_by_expiry
 WHERE expires_at IS NOT NULL AND expires_at <= ?
-    AND status IN ('completed', 'failed', 'cancelled')
+    AND status IN ('completed', 'failed', 'cancelled', 'continued')
 ORDER BY expires_at LIMIT ?;
 
 -- name: doom_run

@@ -49,6 +49,7 @@ _COUNTS, _MAX_PK = _fetch("counts"), _fetch("max_pk")
 _NEXT_WAKE, _NEXT_EXPIRY = _fetch("next_wake"), _fetch("next_expiry")
 _HOOK_BY_TOKEN, _HOOKS_OF_RUN = _fetch("hook_by_token"), _fetch("hooks_of_run")
 _ANSWERS_OF = _fetch("answers_of")
+_CHILDREN, _OPEN_BOUND, _ORPHANS = _fetch("children"), _fetch("open_bound_runs"), _fetch("orphans")
 _HISTORY, _LAST_EVENT, _LAST_SEQ = _fetch("history"), _fetch("last_event"), _fetch("last_seq")
 _REQUESTS = _fetch("requests")
 
@@ -198,6 +199,20 @@ class Reader:
     async def count_answers(self, pk: int, kind: int, ref: int) -> int:
         """Return how many events of a kind refer to the event `ref` of a run."""
         return await self._number(_ANSWERS_OF, pk, int(kind), ref) or 0
+
+    async def children(self, run_id: str) -> list[RunRow]:
+        """Return the runs that were started by the body of this one, oldest first."""
+        return await self._runs(_CHILDREN, run_id)
+
+    async def open_bound_runs(self, first_id: str) -> list[str]:
+        """Return the unfinished runs that end with the chain that begins with `first_id`."""
+        rows = await self._ask(lambda conn: conn.execute(_OPEN_BOUND, (first_id,)).fetchall())
+        return [run_id for (run_id,) in rows]
+
+    async def orphans(self) -> list[str]:
+        """Return the first runs of chains that have ended and left unfinished bound runs."""
+        rows = await self._ask(lambda conn: conn.execute(_ORPHANS).fetchall())
+        return [first_id for (first_id,) in rows]
 
     async def next_wake(self, after_us: int) -> int | None:
         """Return the earliest `wake_at` later than `after_us`, or None."""

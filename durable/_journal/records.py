@@ -16,7 +16,8 @@ from durable._replay.events import Event
 
 PENDING, RUNNING, BLOCKED = "pending", "running", "blocked"
 COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
-FINISHED = frozenset({COMPLETED, FAILED, CANCELLED})
+CONTINUED = "continued"  # ended, and another run goes on in its place
+FINISHED = frozenset({COMPLETED, FAILED, CANCELLED, CONTINUED})
 
 
 class RunRow(NamedTuple):
@@ -24,7 +25,9 @@ class RunRow(NamedTuple):
 
     Times are UTC microseconds. `wake_at` says when the run next needs the scheduler:
     0 = attempts were in flight (read at recovery only), a time = due then, None = never
-    by itself. `retention_us` None = the runtime's default, -1 = for ever.
+    by itself. `retention_us` None = the runtime's default, -1 = for ever. `first_id` is the
+    first run of the chain that this one continues; `bound_to` is set for a child that is
+    cancelled at its parent's end, and names the first run of the parent's chain.
     """
 
     pk: int
@@ -44,6 +47,9 @@ class RunRow(NamedTuple):
     attributes: str | None  # a JSON object of strings
     blocked: str | None  # JSON {"kind":..., "reason":..., "missing":...}
     behaviour: int  # bit flags of engine behaviour, fixed at creation
+    first_id: str | None = None
+    bound_to: str | None = None
+    origin: str | None = None  # JSON {"how":..., "run_id":..., "seed":...}
 
 
 class RunState(NamedTuple):

@@ -6,7 +6,8 @@ CREATE TABLE runs (
     run_id       TEXT    NOT NULL UNIQUE,
     workflow     TEXT    NOT NULL,
     status       TEXT    NOT NULL CHECK (status IN (
-                     'pending', 'running', 'blocked', 'completed', 'failed', 'cancelled')),
+                     'pending', 'running', 'blocked', 'completed', 'failed', 'cancelled',
+                     'continued')),
     created_at   INTEGER NOT NULL,
     started_at   INTEGER,
     completed_at INTEGER,
@@ -19,7 +20,10 @@ CREATE TABLE runs (
     deployment_id TEXT,
     attributes   TEXT,
     blocked      TEXT,
-    behaviour    INTEGER NOT NULL
+    behaviour    INTEGER NOT NULL,
+    first_id     TEXT,  -- of a run that continues another one: the first of the chain
+    bound_to     TEXT,  -- of a child that ends with its parent: the first of the parent's chain
+    origin       TEXT   -- of a run made from another one: a JSON object
 ) STRICT;
 
 CREATE INDEX runs_by_wake ON runs (wake_at, pk) WHERE wake_at IS NOT NULL;
@@ -60,6 +64,9 @@ BEGIN
     DELETE FROM attributes WHERE (key, value, created_at, run) IN (
         SELECT key, value, OLD.created_at, OLD.pk FROM json_each(OLD.attributes));
 END;
+CREATE INDEX runs_of_chain ON runs (first_id) WHERE first_id IS NOT NULL;
+CREATE INDEX runs_bound ON runs (bound_to)
+    WHERE bound_to IS NOT NULL AND completed_at IS NULL;
 
 CREATE TABLE events (
     run     INTEGER NOT NULL,

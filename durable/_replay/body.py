@@ -17,12 +17,16 @@ from typing import Any
 from zlib import crc32
 
 from durable._replay.attributes import take_change
-from durable._replay.ending import cancelled_ending, ending_of
+from durable._replay.blame import Accused, accuse
+from durable._replay.ending import Continuation, cancelled_ending, ending_of
 from durable._replay.events import (
+    INTERRUPTED,
+    PARKED,
     STEP_CREATED,
     STEP_STARTED,
     WAIT_COMPLETED,
     WAIT_CREATED,
+    WOKEN,
     Event,
     EventKind,
 )
@@ -31,15 +35,12 @@ from durable._replay.guard import install
 from durable._replay.hooks import Hooks
 from durable._replay.items import ItemQueue
 from durable._replay.loop import BodyFuture, StepFuture, Timer, make_loop
+from durable._replay.marks import take_mark
 from durable._replay.ports import SCALARS, Named, Payloads
 from durable._replay.script import UNDECODED, Inbound, Script
 from durable._replay.source import UNKNOWN, calling_line, task_line
 
 logger = logging.getLogger("durable")
-
-# Names of events that say why: a wait ended before its time; an attempt was cut off.
-WOKEN = "woken"
-INTERRUPTED, PARKED, FAILED_ATTEMPT = "interrupted", "parked", "failed"
 
 
 class OpenStep:
@@ -136,6 +137,7 @@ class Body:
         self.outcome: Event | None = None
         self.result: object = UNDECODED
         self.cancel_event: Event | None = None
+        self.continuation: Continuation | None = None
         self.scratch: dict[str, Any] = {}
         self.attributes: dict[str, str] = {}
         self.attributes_changed = False  # since they were last written
@@ -303,6 +305,7 @@ class Body:
         assert event.payload is not None
         attempts = step.failures + 1
         error = self._payloads.decode_error(event.payload, step.step.name, attempts)
+        accuse(error, Accused(self.run_id, event.seq, event.ref))
         step.future.set_exception(error)
 
     def _take_wait_end(self, event: Event, value: object) -> None:
@@ -343,11 +346,13 @@ class Body:
         self._cancel_leftovers()
         if self.script.divergence is not None:
             return
-        kind, payload = ending_of(task, self.cancel_event, self._payloads)
+        ending = ending_of(self.run_id, task, self.cancel_event, self._payloads)
+        kind = ending.kind
         if not self.script.replaying:
             if kind == EventKind.RUN_COMPLETED:
                 self.result = task.result()
-            return self.terminate(kind, payload)
+            self.continuation = ending.continuation
+            return self.terminate(kind, ending.payload, ending.blamed)
         recorded = self.script.recorded_end()
         if recorded is not None and recorded.kind == kind:
             self.outcome = recorded
@@ -356,7 +361,8 @@ class Body:
 
     def end_cancelled(self, request: Event) -> None:
         """End the run as `request` asks: cancelled, or failed at its deadline."""
-        self.terminate(*cancelled_ending(request, self._payloads))
+        ending = cancelled_ending(request, self._payloads)
+        self.terminate(ending.kind, ending.payload)
 
     def _cancel_leftovers(self) -> None:
         for task in list(self.loop.live_tasks()):
@@ -369,13 +375,13 @@ class Body:
             task.cancel()
         self.loop.drain()
 
-    def terminate(self, kind: EventKind, payload: bytes | None) -> None:
-        """End the run without asking the body; its code does not run any more."""
+    def terminate(self, kind: EventKind, payload: bytes | None, blamed: int = 0) -> None:
+        """End the run without asking the body; `blamed` is the step that it failed with."""
         for seq in list(self.steps):
             self.give_up(seq)
         self.ended.extend(self.waits.values())
         self.waits.clear()
-        self.outcome = self.script.record(Inbound(kind, payload=payload), self._read_now())
+        self.outcome = self.script.record(Inbound(kind, blamed, payload=payload), self._read_now())
         self.abandon()
 
     # --- commands (called by authoring and by the loop) ----------------------------------
@@ -463,6 +469,7 @@ class Body:
 # What each kind of event does to the body, before its loop is drained.
 _TAKE: dict[int, Callable[[Body, Event, object], None]] = {
     EventKind.RUN_STARTED: Body._take_start,
+    EventKind.RUN_REWOUND: take_mark,
     EventKind.STEP_RETRYING: Body._take_retry,
     STEP_STARTED: Body._take_retry,
     EventKind.STEP_COMPLETED: Body._take_result,

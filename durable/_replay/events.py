@@ -44,6 +44,13 @@ class EventKind(IntEnum):
         return self.name.lower()
 
 
+# Names of events that say why: a wait ended before its time; an attempt was cut off; a run
+# goes on after a parking, as opposed to being set back to try something again.
+WOKEN = "woken"
+INTERRUPTED, PARKED, FAILED_ATTEMPT = "interrupted", "parked", "failed"
+RESUMED = "resumed"
+
+
 class Event(NamedTuple):
     """One immutable fact of one run.
 
@@ -70,7 +77,14 @@ STEP_RETRYING, STEP_STARTED = int(EventKind.STEP_RETRYING), int(EventKind.STEP_S
 CANCEL_REQUESTED = int(EventKind.CANCEL_REQUESTED)
 WAIT_CREATED, WAIT_COMPLETED = int(EventKind.WAIT_CREATED), int(EventKind.WAIT_COMPLETED)
 
-TERMINAL = frozenset({EventKind.RUN_COMPLETED, EventKind.RUN_FAILED, EventKind.RUN_CANCELLED})
+TERMINAL = frozenset(
+    {
+        EventKind.RUN_COMPLETED,
+        EventKind.RUN_FAILED,
+        EventKind.RUN_CANCELLED,
+        EventKind.RUN_CONTINUED,
+    }
+)
 
 STEP_OUTCOMES = frozenset(
     {EventKind.STEP_COMPLETED, EventKind.STEP_FAILED, EventKind.STEP_CANCELLED}
@@ -92,6 +106,7 @@ COMMANDS = frozenset(
 NOTES = frozenset(
     {
         EventKind.RUN_CREATED,
+        EventKind.RUN_REWOUND,
         EventKind.STEP_RETRYING,
         EventKind.STEP_STARTED,
         EventKind.ATTR_NOTED,

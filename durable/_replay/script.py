@@ -58,6 +58,11 @@ class Script:
         self.out: list[Event] = []
         self.divergence: NondeterminismError | None = None
 
+    @property
+    def recorded_seq(self) -> int:
+        """Number of the last event that was taken to be recorded, or came from the record."""
+        return self.seq - len(self.out)
+
     # --- following -------------------------------------------------------------------
 
     def next_inbound(self) -> Event | None:

@@ -20,6 +20,7 @@ from durable._authoring.step import Step, StepOptions
 from durable._authoring.workflow import Workflow, find
 from durable._base.clock import SystemClock
 from durable._base.ids import new_run_id
+from durable._engine.families import BOUND
 from durable._engine.ports import RunSpec
 from durable._surface.current import Access, current_runtime
 from durable._surface.run import Run
@@ -53,7 +54,8 @@ async def start(workflow: Any, /, *args: Any, **kwargs: Any) -> Run[Any]:
         JournalError: the journal could not record it. In all cases nothing was recorded.
 
     Inside a workflow body it starts a child run, recorded so that replay does not start
-    it again. Inside a step it is an ordinary start.
+    it again; `Workflow.options` tells what becomes of it at its parent's end. Inside a step
+    it is an ordinary start.
 
     Example:
         ``run = await start(fulfil, "A-17"); print(await run.result())``
@@ -200,9 +202,13 @@ async def _start_in_body(calls: Sequence[Call]) -> list[Run[Any]]:
         # What a name means depends on this process, so that is found out, and recorded, in
         # the step; what the code itself gets wrong is told at once.
         if not isinstance(workflow, str):
-            resolve(workflow).bind(args, kwargs)
+            definition = resolve(workflow)
+            definition.bind(args, kwargs)
+            if definition.settings.on_parent_close == "cancel":
+                _note_bound()
+    own = get_workflow_metadata()
     try:
-        return await _start_children(list(calls), get_workflow_metadata().root_id)
+        return await _start_children(list(calls), own.root_id, own.first_run_id)
     except SerializationError as error:
         refused = error
     _name_culprit(calls)
@@ -220,7 +226,14 @@ def _name_culprit(calls: Sequence[Call]) -> None:
         body.payloads.encode_call(args, kwargs)
 
 
-async def _start_in_step(calls: list[Call], root_id: str) -> list[Run[Any]]:
+def _note_bound() -> None:
+    """Have the engine look for bound children when this body has ended."""
+    body = current_body()
+    assert body is not None
+    body.scratch[BOUND] = True
+
+
+async def _start_in_step(calls: list[Call], root_id: str, first_id: str) -> list[Run[Any]]:
     access = await current_runtime()
     parent = get_step_metadata()
     seq = parent.step_id.rpartition(":")[2]
@@ -236,6 +249,7 @@ async def _start_in_step(calls: list[Call], root_id: str) -> list[Run[Any]]:
                 parent_id=parent.run_id,
                 root_id=root_id,
                 origin=_origin(parent.step_id),
+                bound_to=first_id if spec.options.on_parent_close == "cancel" else None,
             )
         )
     return await _record(access, specs)
@@ -246,6 +260,6 @@ def _origin(step_id: str) -> int:
     return int.from_bytes(sha256(step_id.encode()).digest()[:8], "big") >> 2 or 1
 
 
-_start_children: Step[[list[Call], str], list[Run[Any]]] = Step(
+_start_children: Step[[list[Call], str, str], list[Run[Any]]] = Step(
     _start_in_step, "durable.start", StepOptions(no_retry_on=DurableError)
 )

@@ -19,12 +19,15 @@ from typing import Any, Protocol, TypeVar
 
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock, SystemClock
-from durable._engine.commands import resumed
+from durable._engine.births import rows_of
 from durable._engine.management import Shelf
+from durable._engine.pause import pausing, resuming
 from durable._engine.payloads import EnginePayloads
-from durable._engine.ports import EnginePort
+from durable._engine.ports import Created, EnginePort, RunSpec
 from durable._engine.remote import RemoteEngine
 from durable._engine.requests import CANCEL, WAKE
+from durable._engine.rewind import claims_of, retry_write
+from durable._journal.attributes import PAUSED, decode_blocked
 from durable._journal.codec import Codec
 from durable._journal.control_client import OwnerLostError, own_or_connect
 from durable._journal.filesystem import canonical_journal_path, check_filesystem, journal_file
@@ -44,8 +47,14 @@ from durable._journal.records import (
 )
 from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
+from durable._replay.rewound import effective
 from durable._surface.scoped import Scoped
-from durable.errors import JournalError, RuntimeNotRunningError, WorkflowRunNotFoundError
+from durable.errors import (
+    JournalError,
+    RunExistsError,
+    RuntimeNotRunningError,
+    WorkflowRunNotFoundError,
+)
 
 T = TypeVar("T")
 _TRIES = 5  # of a command whose owner went away while it was being given
@@ -117,7 +126,10 @@ class CommandPort(Protocol):
         """Let a blocked run try again."""
 
     async def ask(self, what: str, **fields: Any) -> Any:
-        """Give a run a payload, delete or import one; see `EnginePort`."""
+        """Retry or pause a run, give it a payload, delete or import one; see `EnginePort`."""
+
+    async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
+        """Record runs."""
 
 
 async def command(
@@ -196,7 +208,8 @@ class Unowned:
         payload = None if reason is None else reason.encode()
         if row.status in FINISHED:
             return True
-        if row.status != BLOCKED and row.started_at is not None:
+        is_paused = row.status == BLOCKED and decode_blocked(row.blocked).kind == PAUSED
+        if (is_paused or row.status != BLOCKED) and row.started_at is not None:
             await self._ask_for(CANCEL, row, payload)
             return False
         seq = await self._journal.reader.last_seq(row.pk)  # the last event may be damaged
@@ -204,7 +217,8 @@ class Unowned:
         event = Event(seq + 1, EventKind.RUN_CANCELLED, 0, "", at, None, payload)
         state = RunState(CANCELLED, row.started_at, at, None, _expiry(row, at), None, row.pk)
         freed = [RowOp("release_hooks", (row.pk,))]
-        await self._perform([RunEvent(row.pk, run_id, event)], state, freed)
+        events = [RunEvent(row.pk, run_id, event)]
+        await self._record(Write(done=_ignore, events=events, states=[state], ops=freed))
         return True
 
     async def wake_up(self, run_id: str, waits: Sequence[int] | None) -> int | None:
@@ -219,13 +233,17 @@ class Unowned:
         """Let a blocked run try again at the next opening; see `EnginePort`."""
         row = await self._row(run_id)
         if row.status == BLOCKED:
-            await self._perform([], resumed(row))
+            await self._record(resuming(row, await self._last_seq(row), self._clock.wall_us()))
 
     async def ask(self, what: str, **fields: Any) -> Any:
-        """Delete or import a run; what needs the code of a run, such as a payload, is refused."""
+        """Change rows alone; what needs the code of a run, such as a payload, is refused."""
         shelf = Shelf(self._journal, self._clock, _not_in_memory, _expiry, _nothing)
         if what == "import_run":
             return await shelf.import_run(**fields)
+        if what == "retry":
+            return await self._retry(**fields)
+        if what == "pause":
+            return await self._pause(**fields)
         if what != "delete_run":
             raise RuntimeNotRunningError(
                 f"no process has the journal {self._journal.path} open: {what} reaches a run only "
@@ -235,16 +253,51 @@ class Unowned:
         await shelf.delete_run(**fields)
         await self._journal.empty_trash()
 
+    async def _retry(self, run_id: str, request: str) -> None:
+        row = await self._row(run_id)
+        history = await self._journal.reader.history(row.pk, run_id)
+        write = retry_write(row, history, request, self._clock.wall_us())
+        if write is not None:
+            payloads, view = EnginePayloads(Codec()), effective([*history, write.events[0].event])
+            write.ops = [*write.ops, *await claims_of(self._journal, payloads, row, view)]
+            await self._record(write)
+
+    async def _pause(self, run_id: str, reason: str | None) -> None:
+        row = await self._row(run_id)
+        await self._record(pausing(row, reason, await self._last_seq(row)))
+
+    async def create(self, specs: Sequence[RunSpec]) -> list[Created]:
+        """Record runs that begin at the next opening; a repeated request finds its own run.
+
+        Raises:
+            RunExistsError: the id is taken by another run.
+        """
+        now = self._clock.wall_us()
+        born = [rows_of(spec, self._journal.next_pk(), now) for spec in specs]
+        write = Write(
+            done=_ignore,
+            runs=[row for row, _ in born],
+            events=[RunEvent(row.pk, row.run_id, event) for row, event in born],
+        )
+        await self._record(write)
+        for spec in specs:
+            existing = write.existing.get(spec.run_id)
+            if existing is not None and existing.origin != spec.made_from:
+                raise RunExistsError(spec.run_id)
+        return [Created(spec.run_id, write.existing.get(spec.run_id)) for spec in specs]
+
+    async def _last_seq(self, row: RunRow) -> int:
+        return await self._journal.reader.last_seq(row.pk)
+
     async def _row(self, run_id: str) -> RunRow:
         row = await self._journal.reader.run_by_id(run_id)
         if row is None:
             raise WorkflowRunNotFoundError(run_id)
         return row
 
-    async def _perform(
-        self, events: list[RunEvent], state: RunState, ops: Sequence[RowOp] = ()
-    ) -> None:
-        write = Write(done=_ignore, events=events, states=[state], ops=ops)
+    async def _record(self, write: Write) -> None:
+        # Once it fails it is refused: a command is told so, and does not wait for the disk.
+        write.vital = False
         await self._journal.perform(write)
 
     async def _ask_for(self, kind: str, row: RunRow, payload: bytes | None) -> None:

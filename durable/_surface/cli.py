@@ -15,13 +15,15 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
-from durable._base.ids import new_token, token_hash, valid_text
+from durable._base.clock import SystemClock
+from durable._base.ids import new_run_id, new_token, token_hash, valid_text
 from durable._journal.codec import Codec
 from durable._journal.records import BLOCKED, FINISHED
 from durable._surface.bystander import Bystander, CommandPort, command
 from durable._surface.cli_files import add_files
 from durable._surface.cli_runs import add_journal, add_runs
 from durable._surface.history import read_events, waiting_for
+from durable._surface.lifecycle import checked_id, pause, rerun, retry
 from durable._surface.listing import event_facts, history_lines, plain, run_facts
 from durable._surface.manual import add_docs
 from durable._surface.run import Run
@@ -84,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     cancel = _add_command(commands.add_parser("cancel", help="cancel a run"), _cancel)
     cancel.add_argument("--reason", help="kept with the run and shown to its waiters")
     _add_command(commands.add_parser("wake", help="end a run's pending sleeps now"), _wake)
-    _add_command(commands.add_parser("resume", help="let a blocked run try again"), _resume)
+    _add_lifecycle(commands)
     answer = commands.add_parser("resume-hook", help="give an open hook its next payload")
     answer.add_argument("token", metavar="TOKEN")
     _add_payload(answer, _resume_hook)
@@ -138,8 +140,23 @@ def _add_stream(parser: argparse.ArgumentParser) -> None:
 Ask = Callable[[CommandPort, argparse.Namespace], Awaitable[str]]
 
 
-def _add_command(parser: argparse.ArgumentParser, ask: Ask) -> argparse.ArgumentParser:
-    add_journal(parser, lambda arguments: asyncio.run(_command(arguments, ask)))
+def _add_lifecycle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pause = _add_command(commands.add_parser("pause", help="keep a run from going on"), _pause)
+    pause.add_argument("--reason", help="shown with the run's status")
+    resume = commands.add_parser("resume", help="let a paused or blocked run go on")
+    _add_command(resume, _resume)
+    retry = commands.add_parser("retry", help="let a failed run go on from its failed step")
+    _add_command(retry, _retry, on_ended=True)
+    rerun = commands.add_parser("rerun", help="start a new run with the same input")
+    _add_command(rerun, _rerun, on_ended=True).add_argument(
+        "--run-id", dest="new_id", help="of the new run"
+    )
+
+
+def _add_command(
+    parser: argparse.ArgumentParser, ask: Ask, *, on_ended: bool = False
+) -> argparse.ArgumentParser:
+    add_journal(parser, lambda arguments: asyncio.run(_command(arguments, ask, on_ended)))
     parser.add_argument("run_id", metavar="RUN_ID")
     return parser
 
@@ -199,9 +216,9 @@ def _stream(arguments: argparse.Namespace) -> int:
 # --- acting -------------------------------------------------------------------------------
 
 
-async def _command(arguments: argparse.Namespace, ask: Ask) -> int:
+async def _command(arguments: argparse.Namespace, ask: Ask, on_ended: bool) -> int:
     status = await _status(arguments)
-    if status in FINISHED:
+    if status in FINISHED and not on_ended:
         print(f"{arguments.run_id} is {status} already: nothing to do")
         return 0
     done = await _ask(arguments, ask)
@@ -210,6 +227,7 @@ async def _command(arguments: argparse.Namespace, ask: Ask) -> int:
 
 
 async def _ask(arguments: argparse.Namespace, ask: Ask) -> str:
+    arguments.request = new_run_id(SystemClock().wall_us())  # the same, however often it is made
     return await command(arguments.db, lambda port: ask(port, arguments))
 
 
@@ -264,6 +282,26 @@ async def _send(port: CommandPort, arguments: argparse.Namespace) -> str:
         payload=arguments.payload, key=arguments.key,
     )  # fmt: skip
     return f"{arguments.run_id}: the payload is recorded"
+
+
+async def _pause(port: CommandPort, arguments: argparse.Namespace) -> str:
+    await pause(port, arguments.run_id, arguments.reason)
+    return "it is paused"
+
+
+async def _retry(port: CommandPort, arguments: argparse.Namespace) -> str:
+    await retry(port, arguments.run_id, arguments.request)
+    return "it goes on from where it failed"
+
+
+async def _rerun(port: CommandPort, arguments: argparse.Namespace) -> str:
+    async with Bystander(arguments.db) as access:
+        row = await access.reader.run_by_id(arguments.run_id)
+        if row is None:
+            raise WorkflowRunNotFoundError(arguments.run_id)
+        wanted = checked_id(arguments.new_id, arguments.request)
+        new_id = await rerun(access.reader, port, row, wanted)
+    return f"started anew as {new_id}"
 
 
 def _demo(arguments: argparse.Namespace) -> int:

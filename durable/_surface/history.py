@@ -6,6 +6,7 @@ from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -15,6 +16,7 @@ from durable._journal.failure import preview_failure
 from durable._journal.records import FINISHED, PENDING, RunRow
 from durable._replay.attributes import ATTRIBUTE_KINDS, decode_change
 from durable._replay.events import ANSWERS, Event, EventKind
+from durable._replay.rewound import effective
 from durable._surface.current import Access
 from durable.errors import WorkflowRunNotFoundError, shown_token
 
@@ -75,7 +77,14 @@ class HistoryEvent:
 
 
 _ERRORS = frozenset({EventKind.RUN_FAILED, EventKind.STEP_FAILED, EventKind.STEP_RETRYING})
-_TEXTS = frozenset({EventKind.RUN_CANCELLED, EventKind.CANCEL_REQUESTED})
+_TEXTS = frozenset(
+    {
+        EventKind.RUN_CANCELLED,
+        EventKind.RUN_CONTINUED,
+        EventKind.RUN_REWOUND,
+        EventKind.CANCEL_REQUESTED,
+    }
+)
 
 
 async def read_events(access: Access, row: RunRow) -> list[HistoryEvent]:
@@ -137,10 +146,10 @@ async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
             )
             mail = [f"mailbox {name!r}" for name, box in body.hooks.boxes.items() if box.awaited]
         return (*(opened[seq] for seq in sorted(opened)), *mail)
-    return _open_in(await access.reader.history(row.pk, row.run_id))
+    return _open_in(effective(await access.reader.history(row.pk, row.run_id)).events)
 
 
-def _open_in(history: list[Event]) -> tuple[str, ...]:
+def _open_in(history: Sequence[Event]) -> tuple[str, ...]:
     pending: dict[int, str] = {}
     attempts: dict[int, int] = {}
     for event in history:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from durable._authoring.workflow import KEEP_FOR_EVER, check_retention
 from durable._base.duration import parse_duration
-from durable._engine.engine import EngineOptions
+from durable._engine.options import EngineOptions
 from durable._journal.codec import Codec
 
 Duration = float | timedelta | str

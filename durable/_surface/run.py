@@ -15,18 +15,19 @@ from typing import Any, Generic, TypeVar, cast
 
 from durable._authoring.context import current_attempt, current_body
 from durable._authoring.namespaces import check_namespace
-from durable._authoring.primitives import from_us
+from durable._authoring.primitives import from_us, get_step_metadata
 from durable._authoring.step import Step, StepOptions
 from durable._authoring.writable import Writable
 from durable._base.duration import parse_duration
 from durable._engine.ports import EnginePort, RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
 from durable._journal.chunks import StreamKey, stream_names
-from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, FAILED, RunRow
+from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, CONTINUED, FAILED
 from durable._surface.carrying import export_run
-from durable._surface.current import Access, current_runtime
+from durable._surface.current import Access
 from durable._surface.history import HistoryEvent, RunStatus, read_events, waiting_for
 from durable._surface.hook_info import HookInfo, hooks_of
+from durable._surface.lifecycle import Lifecycle
 from durable._surface.outside import OutsideChannel
 from durable._surface.streams import Stream, StreamBytes, check_start, tail_of
 from durable.errors import (
@@ -42,7 +43,7 @@ T = TypeVar("T")
 Duration = float | timedelta | str
 
 
-class Run(Generic[R]):
+class Run(Lifecycle, Generic[R]):
     """The handle of a run; made by `start` and `get_run`.
 
     Attributes:
@@ -52,10 +53,6 @@ class Run(Generic[R]):
         ``run = await start(fulfil, "A-17"); receipt = await run``
     """
 
-    def __init__(self, run_id: str, access: Access | None = None) -> None:
-        self.run_id = run_id
-        self._access = access
-
     # --- the outcome ------------------------------------------------------------------
 
     async def result(self, timeout: Duration | None = None) -> R:
@@ -64,6 +61,8 @@ class Run(Generic[R]):
         Args:
             timeout: give up waiting after this time (seconds, a `timedelta` or text such as
                 ``"1m"``); the run goes on. Default: wait for ever.
+
+        Of a run that has continued as a new one, it is the result of the last in the chain.
 
         Raises:
             WorkflowRunFailedError: it failed; `__cause__` is the original exception.
@@ -76,9 +75,10 @@ class Run(Generic[R]):
         seconds = None if timeout is None else parse_duration(timeout, what="timeout") / 1e6
         self._refuse_own()
         if current_body() is not None:
-            return cast(R, await _in_body_result(self.run_id, seconds))
+            return cast(R, await self._within(seconds, _in_body_result(self.run_id)))
         access = await self._way()
-        return cast(R, _outcome(access, await self._end(await access.port(), seconds)))
+        port = await access.port()
+        return cast(R, _outcome(access, await self._within(seconds, self._end(port))))
 
     def _refuse_own(self) -> None:
         """Raise if the run asks for its own result: it would wait for ever, and silently."""
@@ -95,17 +95,23 @@ class Run(Generic[R]):
                 "for ever: ask from outside of the run, or start another run and ask that one"
             )
 
-    async def _end(self, port: EnginePort, seconds: float | None) -> RunEnd:
-        limit = asyncio.timeout(seconds)
+    async def _within(self, seconds: float | None, end: Awaitable[T]) -> T:
+        limit = asyncio.timeout(seconds)  # in a body, a durable wait
         try:
             async with limit:
-                return await port.wait_end(self.run_id)
+                return await end
         except TimeoutError:
             if not limit.expired():
                 raise
             raise TimeoutError(
                 f"run {self.run_id} has not ended within {seconds:g} s: it goes on, ask again"
             ) from None
+
+    async def _end(self, port: EnginePort) -> RunEnd:
+        end = await port.wait_end(self.run_id)
+        while end.row.status == CONTINUED and end.payload is not None:
+            end = await port.wait_end(end.payload.decode())
+        return end
 
     def __await__(self) -> Generator[Any, None, R]:
         return self.result().__await__()
@@ -117,7 +123,7 @@ class Run(Generic[R]):
         return await self._asked("exists", self._exists)
 
     async def status(self) -> RunStatus:
-        """Return its status: pending, running, completed, failed, cancelled or blocked.
+        """Return its status: pending, running, blocked, completed, failed, cancelled, continued.
 
         The text carries `reason` (why it is blocked) and `waiting_for`.
         """
@@ -154,6 +160,18 @@ class Run(Generic[R]):
     async def parent_id(self) -> str | None:
         """Return the id of the run that started it, if one did."""
         return await self._asked("parent_id", lambda: self._column(lambda row: row.parent_id))
+
+    async def children(self) -> list[Run[Any]]:
+        """Return the runs that its body has started, oldest first.
+
+        Example:
+            ``for child in await run.children(): print(child.run_id, await child.status())``
+        """
+        return await self._asked("children", self._children)
+
+    async def continued_as(self) -> Run[R] | None:
+        """Return the run that goes on in its place after `continue_as_new`, None if none does."""
+        return await self._asked("continued_as", self._continued_as)
 
     async def events(self) -> list[HistoryEvent]:
         """Return its history for people. Recorded values are shown without running their code."""
@@ -242,7 +260,8 @@ class Run(Generic[R]):
         """Ask the run to end: its body gets `CancelledError` at its await.
 
         The body may clean up in `finally` within the runtime's grace time; a second call
-        ends the run at once. A finished run stays as it is. Returns when the request is durable.
+        ends the run at once. A finished run stays as it is; the request goes to the one that
+        continues it. Returns when the request is durable.
         """
         await self._asked("cancel", lambda: self._cancel(reason), reason)
 
@@ -256,7 +275,7 @@ class Run(Generic[R]):
         return await self._asked("wake_up", lambda: self._wake_up(chosen), chosen)
 
     async def resume(self) -> None:
-        """Let a blocked run try again, after its code has been mended."""
+        """Let a paused run go on, or a blocked one try again after its code has been mended."""
         await self._asked("resume", self._resume)
 
     async def delete(self) -> None:
@@ -296,22 +315,12 @@ class Run(Generic[R]):
 
     # --- how -------------------------------------------------------------------------------
 
-    async def _asked(self, method: str, ask: Callable[[], Awaitable[T]], *args: object) -> T:
+    async def _asked(
+        self, method: str, ask: Callable[[], Awaitable[T]], *args: object, **options: object
+    ) -> T:
         if current_body() is not None:
-            return cast(T, await _IN_BODY(self.run_id, method, args))
+            return cast(T, await _IN_BODY(self.run_id, method, args, options))
         return await ask()
-
-    async def _way(self) -> Access:
-        return self._access if self._access is not None else await current_runtime()
-
-    async def _row(self) -> RunRow:
-        row = await (await self._way()).reader.run_by_id(self.run_id)
-        if row is None:
-            raise WorkflowRunNotFoundError(self.run_id)
-        return row
-
-    async def _column(self, column: Callable[[RunRow], T]) -> T:
-        return column(await self._row())
 
     async def _exists(self) -> bool:
         return await (await self._way()).reader.run_by_id(self.run_id) is not None
@@ -321,6 +330,18 @@ class Run(Generic[R]):
         if row.status == BLOCKED:
             return RunStatus(row.status, decode_blocked(row.blocked).reason)
         return RunStatus(row.status, waiting_for=await waiting_for(await self._way(), row))
+
+    async def _children(self) -> list[Run[Any]]:
+        access = await self._way()
+        await self._row()  # there has to be such a run
+        return [Run(row.run_id, access) for row in await access.reader.children(self.run_id)]
+
+    async def _continued_as(self) -> Run[R] | None:
+        access, row = await self._way(), await self._row()
+        if row.status != CONTINUED:
+            return None
+        last = await access.reader.last_event(row.pk, row.run_id)
+        return None if last is None or not last.payload else Run(last.payload.decode(), access)
 
     async def _events(self) -> list[HistoryEvent]:
         return await read_events(await self._way(), await self._row())
@@ -337,13 +358,13 @@ class Run(Generic[R]):
         return await stream_names((await self._way()).reader, (await self._row()).pk)
 
     async def _cancel(self, reason: str | None) -> None:
-        await (await (await self._way()).port()).cancel(self.run_id, reason)
+        await (await self._port()).cancel(self.run_id, reason)
 
     async def _wake_up(self, chosen: list[int] | None) -> int:
-        return await (await (await self._way()).port()).wake_up(self.run_id, chosen)
+        return await (await self._port()).wake_up(self.run_id, chosen)
 
     async def _resume(self) -> None:
-        await (await (await self._way()).port()).resume(self.run_id)
+        await (await self._port()).resume(self.run_id)
 
     async def _delete(self) -> None:
         port = await (access := await self._way()).port()
@@ -360,8 +381,7 @@ class Run(Generic[R]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Run) and other.run_id == self.run_id
 
-    def __hash__(self) -> int:
-        return hash(self.run_id)
+    __hash__ = Lifecycle.__hash__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Run, (self.run_id,))
@@ -389,23 +409,22 @@ def _outcome(access: Access, end: RunEnd) -> object:
 # --- inside bodies: handles are asked in a step, so that the answer is recorded ---------------
 
 
-async def _ask_in_step(run_id: str, method: str, args: tuple[object, ...]) -> object:
+async def _ask_in_step(
+    run_id: str, method: str, args: tuple[object, ...], options: dict[str, object]
+) -> object:
     run: Run[object] = Run(run_id)
-    return await getattr(run, method)(*args)
+    run._step_id = get_step_metadata().step_id
+    return await getattr(run, method)(*args, **options)
 
 
-async def _result_in_step(run_id: str, timeout: float | None) -> object:
-    # A parked child is no end: it goes on once somebody has acted, and the parent waits.
-    access = await current_runtime()
-    port = await access.port()
-    async with asyncio.timeout(timeout):
-        end = await port.wait_end(run_id, False)
-    return _outcome(access, end)
+async def _result_in_step(run_id: str) -> object:
+    """Stand for what the engine does itself: it answers the step when that run has ended."""
+    raise InternalError(f"the engine does not wait for run {run_id}")
 
 
 # Asking again would not help: the answer of a run that has ended does not change.
 _ONCE = StepOptions(max_retries=0)
-_IN_BODY: Step[[str, str, tuple[object, ...]], object] = Step(_ask_in_step, "durable.run", _ONCE)
-_in_body_result: Step[[str, float | None], object] = Step(
+_IN_BODY: Step[..., object] = Step(_ask_in_step, "durable.run", _ONCE)
+_in_body_result: Step[[str], object] = Step(
     _result_in_step, "durable.run.result", StepOptions(max_retries=0, waits_for_run=True)
 )

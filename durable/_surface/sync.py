@@ -35,6 +35,7 @@ from durable._journal.driver import DriverFactory
 from durable._surface.cancelling import CancelOutcome
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
+from durable._surface.lifecycle import RunOrigin
 from durable._surface.messages import WebhookRequest, WebhookResponse
 from durable._surface.options import Duration
 from durable._surface.run import Run
@@ -320,6 +321,23 @@ class SyncRun(Generic[R]):
         """Return the id of the run that started it, if one did."""
         return self._host.call(self._run.parent_id)
 
+    def children(self) -> list[SyncRun[Any]]:
+        """Return the runs that its body has started, oldest first."""
+        return [SyncRun(run, self._host) for run in self._host.call(self._run.children)]
+
+    def continued_as(self) -> SyncRun[R] | None:
+        """Return the run that goes on in its place after `continue_as_new`, if one does."""
+        run = self._host.call(self._run.continued_as)
+        return None if run is None else SyncRun(run, self._host)
+
+    def origin(self) -> RunOrigin | None:
+        """Return what it was made from, None if it was just started."""
+        return self._host.call(self._run.origin)
+
+    def replayed_from(self) -> str | None:
+        """Return the id of the run that it is a rerun or fork of, if it is one."""
+        return self._host.call(self._run.replayed_from)
+
     def events(self) -> list[HistoryEvent]:
         """Return its history for people."""
         return self._host.call(self._run.events)
@@ -361,9 +379,21 @@ class SyncRun(Generic[R]):
         """End pending sleeps before their time; return how many. See `Run.wake_up`."""
         return self._host.call(lambda: self._run.wake_up(correlation_ids))
 
+    def pause(self, reason: str | None = None) -> None:
+        """Keep the run from going on until `resume`. See `Run.pause`."""
+        self._host.call(lambda: self._run.pause(reason))
+
     def resume(self) -> None:
-        """Let a blocked run try again, after its code has been mended."""
+        """Let a paused run go on, or a blocked one try again. See `Run.resume`."""
         self._host.call(self._run.resume)
+
+    def retry(self) -> None:
+        """Let a failed run go on from its failed step. See `Run.retry`."""
+        self._host.call(self._run.retry)
+
+    def rerun(self, *, run_id: str | None = None) -> SyncRun[R]:
+        """Start a new run with the same workflow and input. See `Run.rerun`."""
+        return SyncRun(self._host.call(lambda: self._run.rerun(run_id=run_id)), self._host)
 
     def delete(self) -> None:
         """Delete the run, which must have ended. See `Run.delete`."""

@@ -20,7 +20,8 @@ from typing import NamedTuple
 from tests.crash import tags
 from tests.crash.ledger import Ledger
 
-RUN_ENDED = {3: "completed", 4: "failed", 5: "cancelled"}
+RUN_ENDED = {3: "completed", 4: "failed", 5: "cancelled", 7: "continued"}
+RUN_REWOUND = 8
 STEP_CREATED, STEP_RETRYING, STEP_COMPLETED, STEP_FAILED, STEP_CANCELLED = 10, 11, 12, 13, 14
 STEP_OUTCOMES = {STEP_COMPLETED, STEP_FAILED, STEP_CANCELLED}
 STEP_YIELDED, WAIT_COMPLETED = 15, 21
@@ -125,6 +126,17 @@ class Journal:
 def _check_history(run_id: str, status: str, rows: list[Row]) -> None:
     if [row.seq for row in rows] != list(range(1, len(rows) + 1)):
         raise PromiseBrokenError(f"{run_id}: gaps in {[row.seq for row in rows]}")
+    marks = [place for place, row in enumerate(rows) if row.kind == RUN_REWOUND]
+    parts = [rows[a:b] for a, b in zip([0, *marks], [*marks, len(rows)], strict=True)]
+    for part in parts:
+        _check_part(run_id, part)
+    ends = [RUN_ENDED[row.kind] for row in parts[-1] if row.kind in RUN_ENDED]
+    if ends != [status] * (status in FINISHED):
+        raise PromiseBrokenError(f"{run_id}: status {status}, but its history ends with {ends}")
+
+
+def _check_part(run_id: str, rows: list[Row]) -> None:
+    """Judge a history, or the part of one between two times at which the run was set back."""
     once = STEP_OUTCOMES | {WAIT_COMPLETED}
     answers = Counter(row.ref for row in rows if row.kind in once)
     if any(count > 1 for count in answers.values()):
@@ -135,8 +147,6 @@ def _check_history(run_id: str, status: str, rows: list[Row]) -> None:
     ends = [RUN_ENDED[row.kind] for row in rows if row.kind in RUN_ENDED]
     if len(ends) > 1 or (ends and rows[-1].kind not in RUN_ENDED):
         raise PromiseBrokenError(f"{run_id}: events after its end: {rows}")
-    if ends != [status] * (status in FINISHED):
-        raise PromiseBrokenError(f"{run_id}: status {status}, but its history ends with {ends}")
 
 
 # --- a journal after a crash against the ledger of those who died -------------------------
@@ -148,7 +158,8 @@ def check_nothing_acknowledged_is_lost(journal: Journal, ledger: Ledger) -> None
         if run_id not in journal.status:
             raise PromiseBrokenError(f"start of {run_id} was acknowledged and is lost")
     for run_id, status, _value in ledger.of("result"):
-        if journal.status.get(run_id) != status:
+        # The result of a run that was continued is that of the last one of its chain.
+        if journal.status.get(run_id) not in {status, "continued"}:
             raise PromiseBrokenError(
                 f"{run_id} was seen {status}, the journal says {journal.status.get(run_id)}"
             )
@@ -183,9 +194,15 @@ def check_streams_are_continued(before: Journal, after: Journal) -> None:
             )
 
 
-def check_completed_is_not_repeated(before: Journal, later: Ledger) -> None:
-    """No step with an outcome in `before` began again in the process that wrote `later`."""
-    done = before.steps(*STEP_OUTCOMES)
+def check_completed_is_not_repeated(
+    before: Journal, later: Ledger, retried: frozenset[str] = frozenset()
+) -> None:
+    """No step with an outcome in `before` began again in the process that wrote `later`.
+
+    Runs that are `retried` attempt their failed steps again, though never a completed one.
+    """
+    ended = before.steps(*STEP_OUTCOMES)
+    done = {step for step in ended if step[0] not in retried} | before.steps(STEP_COMPLETED)
     again = [attempt for attempt in later.attempts("begin") if attempt[:2] in done]
     if again:
         raise PromiseBrokenError(f"steps with a recorded outcome ran again: {again}")

@@ -29,6 +29,7 @@ from durable import (
     step,
     workflow,
 )
+from tests.crash import lifecycle
 from tests.crash.ledger import Ledger, Marks
 from tests.crash.program import (
     BrokenError,
@@ -58,6 +59,7 @@ class Scenario:
             a crash before their acknowledgement there may be more.
         failing: names of the steps that are meant to fail now and then.
         stride: a sweep tries only every so many of its operations: it makes very many.
+        retried: runs that are meant to fail and to be tried again.
     """
 
     main: Callable[[Program], Awaitable[None]]
@@ -65,6 +67,7 @@ class Scenario:
     batch: dict[str, int] = field(default_factory=dict)
     failing: frozenset[str] = frozenset()
     stride: int = 1
+    retried: frozenset[str] = frozenset()
 
 
 # --- 1. sequential steps ----------------------------------------------------------------
@@ -415,6 +418,27 @@ SCENARIOS = {
             "listener-1": ("completed", "[0, 1, 2, 3, 0, 1]"),
             "rival-1": ("completed", "listener-1, on, None"),
         },
+    ),
+    "retry": Scenario(
+        lifecycle.main_retry,
+        {"retry-1": ("completed", "7")},
+        failing=frozenset({"crash.fragile", "crash.beside"}),
+        retried=frozenset({"retry-1"}),
+    ),
+    "pause": Scenario(
+        lifecycle.main_pause,
+        {"pause-1": ("completed", "4")},
+        failing=frozenset({"crash.latest"}),
+    ),
+    "chain": Scenario(
+        lifecycle.main_chain,
+        {"bound-1": ("cancelled", "its parent run has ended")},
+        batch={"crash.counting": 4},
+    ),
+    "gatherer": Scenario(
+        lifecycle.main_gatherer,
+        {"gather-1": ("completed", "6")},
+        batch={"crash.part": 3},
     ),
 }
 

@@ -88,7 +88,7 @@ def kill_trial(
                 Request(scenario, str(place), killed + 1, fault, known=list(before.status))
             )
             ledger = Ledger.read(place / f"ledger.{killed + 1}")
-            oracle.check_completed_is_not_repeated(before, ledger)
+            oracle.check_completed_is_not_repeated(before, ledger, SCENARIOS[scenario].retried)
             if outcome.code not in {-signal.SIGKILL, INTERRUPTED}:
                 break
             killed += 1
@@ -167,7 +167,7 @@ def _resume_state(server: ForkServer, scenario: str, place: Path, state: states.
     before, first = Journal.read(place), Ledger.from_lines(state.marks)
     expect_success(server.play(Request(scenario, str(place), 2, known=list(before.status))))
     later = Ledger.read(place / "ledger.2")
-    oracle.check_completed_is_not_repeated(before, later)
+    oracle.check_completed_is_not_repeated(before, later, SCENARIOS[scenario].retried)
     after = Journal.read(place)
     oracle.check_is_continued(before, after)
     oracle.check_all_finished(after)

@@ -112,7 +112,7 @@ async def test_cancelled_waiter_does_not_touch_the_run(journal_path: Path) -> No
         with pytest.raises(TimeoutError):
             await run.result(timeout=0)
         assert await run.status() == "running"
-        assert rt._engine._waiters == {}
+        assert rt._engine._waiters._waiters == {}
 
 
 async def test_runtime_that_is_not_open_in_this_loop_says_so(journal_path: Path) -> None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
-from durable._replay.body import FAILED_ATTEMPT, Body, OpenStep, OpenWait
-from durable._replay.events import TERMINAL, Event, EventKind
+from durable._replay.body import Body, OpenStep, OpenWait
+from durable._replay.events import FAILED_ATTEMPT, TERMINAL, Event, EventKind
 from durable._replay.script import Inbound
 
 START_US = 1_704_067_200_000_000

@@ -8,8 +8,7 @@ import gc
 import pytest
 
 from durable import now, sleep
-from durable._replay.body import FAILED_ATTEMPT, INTERRUPTED, PARKED
-from durable._replay.events import EventKind
+from durable._replay.events import FAILED_ATTEMPT, INTERRUPTED, PARKED, EventKind
 from durable._replay.script import Inbound
 from tests.replay.rig import START_US, World, new_body, perform, replay
 from tests.replay.zoo_steps import fetch

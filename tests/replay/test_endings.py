@@ -12,9 +12,8 @@ import sys
 import pytest
 
 from durable import sleep
-from durable._replay.body import WOKEN
 from durable._replay.ending import cancelled_ending
-from durable._replay.events import Event, EventKind
+from durable._replay.events import WOKEN, Event, EventKind
 from durable._replay.script import Inbound
 from tests.replay.rig import START_US, Main, Pickled, World, check_replays, perform, replay
 from tests.replay.zoo_steps import broken, clean_up, fetch
@@ -265,7 +264,7 @@ def test_deadline_is_named_by_its_moment() -> None:
     """The error tells when it came, which its request has on record."""
     came = b"its deadline came, at 2024-01-01T00:00:00+00:00"
     request = Event(5, EventKind.CANCEL_REQUESTED, 0, "deadline", START_US, None, came)
-    kind, payload = cancelled_ending(request, Pickled())
+    kind, payload, *_ = cancelled_ending(request, Pickled())
     assert kind == EventKind.RUN_FAILED
     assert payload is not None
     assert "deadline came, at 2024-01-01T00:00:00+00:00" in str(pickle.loads(payload))

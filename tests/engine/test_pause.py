@@ -1,0 +1,345 @@
+"""Paused runs: nothing of them goes on before they are resumed, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable import Run, get_step_metadata, sleep, step, workflow
+from durable.errors import RunStateError, WorkflowRunNotFoundError
+from durable.testing import VirtualClock
+from tests.engine.rig import (
+    AT_ONCE,
+    WAIT,
+    assert_cancelled,
+    crash,
+    elapse,
+    kinds,
+    make,
+    opened,
+    quiet,
+    until,
+    without_workflow,
+)
+
+CALLS: Counter[str] = Counter()
+ATTEMPTS: list[int] = []
+GATES: dict[str, asyncio.Event] = {}
+FAILS: Counter[str] = Counter()  # how often a step is still to fail
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> None:
+    CALLS.clear()
+    ATTEMPTS.clear()
+    GATES.clear()
+    FAILS.clear()
+
+
+@step(name="pause.act", backoff=AT_ONCE)
+async def act(name: str) -> str:
+    """Wait for the gate if there is one."""
+    CALLS[name] += 1
+    ATTEMPTS.append(get_step_metadata().attempt)
+    if name in GATES:
+        await GATES[name].wait()
+    if FAILS[name]:
+        FAILS[name] -= 1
+        raise ValueError(name)
+    return name.upper()
+
+
+@workflow(name="pause.line")
+async def line(*names: str) -> list[str]:
+    """One step after the other."""
+    return [await act(name) for name in names]
+
+
+@workflow(name="pause.tidy")
+async def tidy(name: str) -> str:
+    """Clean up when it is cancelled."""
+    try:
+        return await act(name)
+    finally:
+        await act("tidy")
+
+
+@workflow(name="pause.sleeper")
+async def sleeper() -> str:
+    """An hour, then a step."""
+    await sleep("1h")
+    return await act("late")
+
+
+async def test_running_attempt_ends_and_nothing_follows_until_resume(journal_path: Path) -> None:
+    """Its outcome is recorded while the run is paused; the body learns of it afterwards."""
+    GATES["a"] = asyncio.Event()
+    async with opened(journal_path) as rt:
+        run = await rt.start(line, "a", "b")
+        await until(lambda: CALLS["a"])
+        await run.pause("a holiday")
+        status = await run.status()
+        assert (status, status.reason) == ("blocked", "paused: a holiday")
+        GATES["a"].set()
+        await until(lambda: _has(run, "step_completed"))
+        await quiet(rt)
+        assert (await kinds(run))[-1] == "step_completed"
+        await run.resume()
+        assert await run.result(WAIT) == ["A", "B"]
+        assert CALLS == {"a": 1, "b": 1}
+        assert "run_rewound" in await kinds(run)
+
+
+async def _has(run: Run[Any], kind: str) -> bool:
+    return kind in await kinds(run)
+
+
+async def test_pause_is_repeated_and_undone_without_harm(journal_path: Path) -> None:
+    """Twice is once; resuming what runs does nothing."""
+    GATES["a"] = asyncio.Event()
+    async with opened(journal_path) as rt:
+        run = await rt.start(line, "a", "b")
+        await until(lambda: CALLS["a"])
+        await run.pause()
+        await run.pause("again")
+        assert (await run.status()).reason == "paused"
+        await run.resume()
+        await run.resume()
+        assert await run.status() == "running"
+        GATES["a"].set()
+        assert await run.result(WAIT) == ["A", "B"]
+        assert CALLS == {"a": 1, "b": 1}
+
+
+async def test_attempt_outlives_a_pause_that_was_short(journal_path: Path) -> None:
+    """Resumed while it still runs, the attempt belongs to the run again: it is not repeated."""
+    GATES["a"] = asyncio.Event()
+    FAILS["a"] = 1
+    async with opened(journal_path) as rt:
+        run = await rt.start(line, "a", "b")
+        await until(lambda: CALLS["a"])
+        for _ in range(3):
+            await run.pause()
+            await run.resume()
+        assert CALLS == {"a": 1}
+        GATES["a"].set()
+        assert await run.result(WAIT) == ["A", "B"]
+        assert CALLS == {"a": 2, "b": 1}
+        assert ATTEMPTS == [1, 2, 1]
+
+
+async def test_failed_attempt_is_not_retried_while_paused(journal_path: Path) -> None:
+    """The failure counts; the next attempt comes with the resumption."""
+    GATES["a"] = asyncio.Event()
+    FAILS["a"] = 1
+    async with opened(journal_path) as rt:
+        run = await rt.start(line, "a")
+        await until(lambda: CALLS["a"])
+        await run.pause()
+        GATES["a"].set()
+        await until(lambda: _has(run, "step_retrying"))
+        await quiet(rt)
+        assert CALLS == {"a": 1}
+        await run.resume()
+        assert await run.result(WAIT) == ["A"]
+        assert CALLS == {"a": 2}
+
+
+async def test_paused_run_stays_paused_over_a_crash(journal_path: Path) -> None:
+    """Neither the next opening nor its clock lets it go on; what was recorded is kept."""
+    clock = VirtualClock()
+    GATES["a"] = asyncio.Event()
+    rt = make(journal_path, clock)
+    await rt.open()
+    run = await rt.start(line.options(run_id="r"), "a", "b")
+    await until(lambda: CALLS["a"])
+    await run.pause()
+    GATES["a"].set()
+    await until(lambda: _has(run, "step_completed"))
+    await crash(rt)
+    async with opened(journal_path, clock) as rt:
+        run = rt.get_run("r")
+        await elapse(rt, clock, 3600, 3600)
+        assert await run.status() == "blocked"
+        await run.resume()
+        assert await run.result(WAIT) == ["A", "B"]
+        assert CALLS == {"a": 1, "b": 1}
+
+
+async def test_attempt_that_a_crash_cut_off_while_paused_runs_again(journal_path: Path) -> None:
+    """It has no outcome; its next attempt has the next number."""
+    clock = VirtualClock()
+    GATES["a"] = asyncio.Event()
+    rt = make(journal_path, clock)
+    await rt.open()
+    run = await rt.start(line.options(run_id="r"), "a")
+    await until(lambda: CALLS["a"])
+    await run.pause()
+    for attempt in rt._engine._pauses._working["r"].attempts.values():
+        attempt.task.cancel()
+    await crash(rt)
+    GATES["a"].set()
+    async with opened(journal_path, clock) as rt:
+        await rt.get_run("r").resume()
+        assert await rt.get_run("r").result(WAIT) == ["A"]
+        assert ATTEMPTS == [1, 2]
+
+
+async def test_closing_waits_for_the_attempts_of_paused_runs(journal_path: Path) -> None:
+    """What they come to within the drain time is recorded."""
+    clock = VirtualClock()
+    GATES["a"] = asyncio.Event()
+    async with opened(journal_path, clock, drain_seconds=5) as rt:
+        run = await rt.start(line.options(run_id="r"), "a", "b")
+        await until(lambda: CALLS["a"])
+        await run.pause()
+        asyncio.get_running_loop().call_soon(GATES["a"].set)
+    async with opened(journal_path, clock) as rt:
+        assert "step_completed" in await kinds(rt.get_run("r"))
+        await rt.get_run("r").resume()
+        assert await rt.get_run("r").result(WAIT) == ["A", "B"]
+        assert CALLS == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("idle_runs", [0, 10])
+async def test_sleep_that_falls_due_meanwhile_ends_at_resume(
+    journal_path: Path, virtual_clock: VirtualClock, idle_runs: int
+) -> None:
+    """In memory or not; and a sleep that does not fall due goes on to its own end."""
+    async with opened(journal_path, virtual_clock, idle_runs=idle_runs) as rt:
+        runs = [await rt.start(sleeper) for _ in range(3)]
+        for run in runs:
+            await run.pause()
+        await elapse(rt, virtual_clock, 1800, 1800)
+        await runs[0].resume()
+        await quiet(rt)
+        assert await runs[0].status() == "running"
+        await elapse(rt, virtual_clock, 1900, 1900)
+        assert await runs[0].status() == "completed"
+        assert await runs[1].status() == "blocked"
+        await runs[1].resume()
+        await elapse(rt, virtual_clock, 1)
+        assert await runs[1].result(WAIT) == "LATE"
+        assert CALLS == {"late": 2}
+
+
+async def test_delayed_run_that_is_paused_does_not_begin(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """Its start falls due, and happens once it is resumed."""
+    async with opened(journal_path, virtual_clock) as rt:
+        run = await rt.start(line.options(delay="1h"), "a")
+        await run.pause()
+        await elapse(rt, virtual_clock, 7200, 7200)
+        assert not CALLS
+        await run.resume()
+        assert await run.result(WAIT) == ["A"]
+
+
+async def test_who_waits_for_a_paused_run_waits_on(journal_path: Path) -> None:
+    """A pause is no error: those who wait get the result, whenever they began to wait."""
+    GATES["a"] = asyncio.Event()
+    async with opened(journal_path) as rt:
+        run = await rt.start(line, "a")
+        early = asyncio.create_task(run.result(WAIT))
+        await until(lambda: CALLS["a"])
+        await run.pause()
+        late = asyncio.create_task(run.result(WAIT))
+        GATES["a"].set()
+        await quiet(rt)
+        assert not early.done() and not late.done()
+        await run.resume()
+        assert await early == await late == ["A"]
+
+
+async def test_paused_run_that_is_cancelled_cleans_up(journal_path: Path) -> None:
+    """The cancellation lifts the pause; no further attempt of a step begins before it."""
+    GATES["a"] = asyncio.Event()
+    FAILS["a"] = 1
+    async with opened(journal_path) as rt:
+        run = await rt.start(tidy, "a")
+        await until(lambda: CALLS["a"])
+        await run.pause()
+        GATES["a"].set()
+        await until(lambda: _has(run, "step_retrying"))
+        await run.cancel("enough")
+        await assert_cancelled(run, "enough")
+        assert CALLS == {"a": 1, "tidy": 1}
+
+
+async def test_paused_run_that_had_not_begun_is_cancelled_at_once(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """There is nothing to clean up."""
+    async with opened(journal_path, virtual_clock) as rt:
+        run = await rt.start(tidy.options(delay="1h"), "a")
+        await run.pause()
+        await run.cancel("enough")
+        await assert_cancelled(run, "enough")
+        assert not CALLS
+
+
+async def test_run_that_waits_for_its_code_can_be_paused(journal_path: Path) -> None:
+    """The code that comes does not let it go on; resuming does."""
+    clock = VirtualClock()
+    async with opened(journal_path, clock) as rt:
+        await rt.start(sleeper.options(run_id="r"))
+    with without_workflow(sleeper):
+        async with opened(journal_path, clock) as rt:
+            run = rt.get_run("r")
+            await elapse(rt, clock, 3700, 3700)
+            await until(lambda: _has_reason(run, "no workflow named"))
+            await run.pause()
+            assert (await run.status()).reason == "paused"
+    async with opened(journal_path, clock) as rt:
+        run = rt.get_run("r")
+        await quiet(rt)
+        assert await run.status() == "blocked"
+        await run.resume()
+        await elapse(rt, clock, 1)
+        assert await run.result(WAIT) == "LATE"
+
+
+async def _has_reason(run: Run[Any], text: str) -> bool:
+    return text in ((await run.status()).reason or "")
+
+
+async def test_run_that_has_ended_cannot_be_paused(journal_path: Path) -> None:
+    """The error names the status; there has to be a run at all."""
+    async with opened(journal_path) as rt:
+        run = await rt.start(line, "a")
+        await run.result(WAIT)
+        with pytest.raises(RunStateError, match="completed"):
+            await run.pause()
+        with pytest.raises(WorkflowRunNotFoundError):
+            await rt.get_run("nobody").pause()
+
+
+@workflow(name="pause.warden")
+async def warden(run_id: str) -> list[str]:
+    """Pause another run, look at it, and let it go on."""
+    other: Run[list[str]] = Run(run_id)
+    await other.pause("a look")
+    seen = await other.status()
+    await other.resume()
+    return [str(seen), str(seen.reason), *await other.result()]
+
+
+async def test_body_pauses_and_resumes_another_run(journal_path: Path) -> None:
+    """As steps of its own, so that replay does not repeat them."""
+    GATES["a"] = asyncio.Event()
+    async with opened(journal_path) as rt:
+        run = await rt.start(line, "a")
+        await until(lambda: CALLS["a"])
+        watching = await rt.start(warden, run.run_id)
+        await until(lambda: _waits(watching))
+        GATES["a"].set()
+        assert await watching.result(WAIT) == ["blocked", "paused: a look", "A"]
+
+
+async def _waits(run: Run[Any]) -> bool:
+    return any("run.result" in each for each in (await run.status()).waiting_for)
