@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from durable._base.ids import token_hash
@@ -171,11 +170,12 @@ class Mail:
         try:
             while line:
                 if len(run.inbox) >= AT_ONCE and not run.gone:
-                    with suppress(DurableError):  # each of them is told by itself
-                        await self._next_commit(run)
+                    await self._next_commit(run)
                 for _ in range(min(AT_ONCE, len(line))):
                     settle(line.popleft(), None)
                 await asyncio.sleep(0)  # and there they post
+        except DurableError:
+            pass  # each of them is told by itself
         finally:
             del self._lines[run.run_id]
             for turn in line:
