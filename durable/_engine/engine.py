@@ -132,7 +132,7 @@ class Engine:
         """Return what can be asked, and the parts that answer it."""
         mail = Mail(
             self.journal, self._commands, self._loader, self._activation, self._payloads, claims,
-            spawn=self._spawn,
+            spawn=self._spawn, park=self._pauses.leave,
         )  # fmt: skip
         answers = Answers()
         find = self.scheduler.get

@@ -5,15 +5,16 @@ transaction with whatever the body made of it; or it is told why it was not. So 
 that comes while its run ends is either part of the history or refused. What the body says
 about the payload's type is checked first: one that does not fit never reaches the run.
 
-A run that is blocked takes nothing, because its code cannot be asked: its senders are told
-to try again.
+For a run that is blocked, payloads are recorded behind what its body has seen, and the body
+is given them once the run goes on. Those for a hook with a type are refused meanwhile, since
+the code that knows the type cannot be asked: their senders are told to try again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from durable._base.ids import token_hash
@@ -25,8 +26,8 @@ from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
 from durable._journal.attributes import decode_blocked
 from durable._journal.journal import Journal
-from durable._journal.records import BLOCKED, RunRow, Write
-from durable._replay.hooks import HOOK_RECEIVED, mail_name
+from durable._journal.records import BLOCKED, FINISHED, HookRow, RunRow, Write
+from durable._replay.hooks import HOOK_RECEIVED, hook_facts, mail_name
 from durable._replay.mailbox import Delivery, Fit, Mailbox, OpenHook
 from durable._replay.script import UNDECODED, Inbound
 from durable.errors import (
@@ -43,7 +44,12 @@ AT_ONCE = 500
 
 
 class Mail:
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    Args:
+        spawn: begins work of the engine in the background.
+        park: records a payload for a blocked run; False when it is not blocked any more.
+    """
 
     def __init__(
         self,
@@ -53,7 +59,9 @@ class Mail:
         activation: Activation,
         payloads: EnginePayloads,
         claims: Claims,
+        *,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        park: Callable[[str, Inbound], Awaitable[bool]],
     ) -> None:
         self._journal = journal
         self._commands = commands
@@ -62,6 +70,7 @@ class Mail:
         self._payloads = payloads
         self._hot = claims.hot
         self._spawn = spawn
+        self._park = park
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # senders who wait, by run id
 
     # --- what callers ask --------------------------------------------------------------
@@ -87,30 +96,37 @@ class Mail:
         name = mail_name("", key)
         while (place := await self._find(token)) is not None:
             run, hook = place
-            if await self._deliver(
-                run, hook, Inbound(HOOK_RECEIVED, hook.seq, name, None, payload)
-            ):
+            item = Inbound(HOOK_RECEIVED, hook.seq, name, None, payload)
+            if await self._give(run, hook, item):
                 return run.run_id
         if key and run_id and await self._was_recorded(run_id, seq, name):
             return run_id
         raise HookNotFoundError(token)
 
-    async def _find(self, token: str) -> tuple[HotRun, OpenHook] | None:
-        """Return the open hook of a token, in memory; None when there is none."""
+    async def _find(self, token: str) -> tuple[HotRun | RunRow, OpenHook | HookRow] | None:
+        """Return the open hook of a token and its run, None when there is none."""
         hook = self._hot.get(token)
         if hook is not None and isinstance(run := hook.run, HotRun) and _is_open(run, hook):
             return run, hook
         while (row := await self._journal.reader.hook(token_hash(token))) is not None:
-            run = await self._fetch(row.run_id)
-            if isinstance(run, RunRow):
-                _refuse_blocked(run)
-                return None
-            assert run.body is not None
-            hook = None if run.body.hooks is None else run.body.hooks.open.get(row.seq)
-            if run.body.outcome is None:
-                return None if hook is None else (run, hook)
-            await self._next_commit(run)  # its last
+            found = await self._fetch(row.run_id)
+            if isinstance(found, RunRow):
+                return (found, row) if found.status == BLOCKED else None
+            assert found.body is not None
+            hook = None if found.body.hooks is None else found.body.hooks.open.get(row.seq)
+            if found.body.outcome is None:
+                return None if hook is None else (found, hook)
+            await self._next_commit(found)  # its last
         return None
+
+    async def _give(self, run: HotRun | RunRow, hook: OpenHook | HookRow, item: Inbound) -> bool:
+        if isinstance(run, HotRun):
+            assert isinstance(hook, OpenHook)
+            return await self._deliver(run, hook, item)
+        created = await self._journal.reader.history(run.pk, run.run_id, item.ref - 1, 1)
+        if created and hook_facts(self._payloads, created[0]).get("type") is not None:
+            raise _cannot_ask(run)
+        return await self._leave(run, item)
 
     async def send(self, run_id: str, name: str, payload: bytes, key: str | None = None) -> None:
         """Record a payload for a mailbox of a run.
@@ -120,18 +136,31 @@ class Mail:
             HookPayloadError, WorkflowRunBlockedError: not recorded.
         """
         item = Inbound(HOOK_RECEIVED, 0, mail_name(name, key), None, payload)
-        while isinstance(run := await self._fetch(run_id), HotRun):
-            assert run.body is not None
-            if run.body.outcome is not None:
-                await self._next_commit(run)  # its last
-            elif await self._deliver(run, run.body.use_hooks().box(name), item):
-                return
-        _refuse_blocked(run)
-        if key and await self._was_recorded(run_id, 0, item.name):
+        while not await self._send(run := await self._fetch(run_id), name, item):
+            if isinstance(run, RunRow) and run.status in FINISHED:
+                break
+        else:
             return
-        raise HookNotFoundError(
-            name, f"run {run_id} is {run.status}: its mailbox {name!r} takes nothing any more"
-        )
+        if not (key and await self._was_recorded(run_id, 0, item.name)):
+            raise HookNotFoundError(
+                name, f"run {run_id} is {run.status}: its mailbox {name!r} takes nothing any more"
+            )
+
+    async def _send(self, run: HotRun | RunRow, name: str, item: Inbound) -> bool:
+        if isinstance(run, RunRow):
+            return run.status == BLOCKED and await self._leave(run, item)
+        assert run.body is not None
+        if run.body.outcome is None:
+            return await self._deliver(run, run.body.use_hooks().box(name), item)
+        await self._next_commit(run)  # its last
+        return False
+
+    async def _leave(self, row: RunRow, item: Inbound) -> bool:
+        """Record a payload for a blocked run; False when it is not blocked any more."""
+        if decode_blocked(row.blocked).kind == "corrupt":
+            raise _cannot_ask(row)
+        self._fitted(None, item.payload or b"")
+        return await self._park(row.run_id, item)
 
     async def _fetch(self, run_id: str) -> HotRun | RunRow:
         run = self._commands.at_hand(run_id)
@@ -219,11 +248,10 @@ def _is_open(run: HotRun, hook: OpenHook) -> bool:
     return body.hooks.open.get(hook.seq) is hook
 
 
-def _refuse_blocked(row: RunRow) -> None:
-    if row.status == BLOCKED:
-        blocked = decode_blocked(row.blocked)
-        reason = f"{blocked.reason}. The payload was not recorded: send it again after that"
-        raise WorkflowRunBlockedError(row.run_id, blocked.kind, reason)
+def _cannot_ask(row: RunRow) -> WorkflowRunBlockedError:
+    blocked = decode_blocked(row.blocked)
+    reason = f"{blocked.reason}. The payload was not recorded: send it again after that"
+    return WorkflowRunBlockedError(row.run_id, blocked.kind, reason)
 
 
 def _ignore(error: BaseException | None) -> None:

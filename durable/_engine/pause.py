@@ -148,6 +148,31 @@ class Pauses:
             Write(done=_ignore, events=[RunEvent(run.row.pk, run.run_id, event)], vital=True)
         )
 
+    async def leave(self, run_id: str, item: Inbound) -> bool:
+        """Record what is sent to a blocked run, which is given it once it goes on.
+
+        Returns:
+            False when the run is not blocked (any more).
+        """
+        async with self._one_at_a_time:
+            row = await self._commands.row(run_id)
+            if row.status != BLOCKED:
+                return False
+            if "\n" in item.name and await self._has(row, item):
+                return True
+            seq = await self._journal.reader.last_seq(row.pk)
+            if run_id in self._ends:  # of which some may be on their way to the disk
+                seq = self._ends[run_id]
+                self._ends[run_id] += 1
+            await self._journal.perform(leaving(row, item, seq, self._clock.wall_us()))
+            return True
+
+    async def _has(self, row: RunRow, item: Inbound) -> bool:
+        history = await self._journal.reader.history(row.pk, row.run_id)
+        return any(
+            e.kind == item.kind and e.ref == item.ref and e.name == item.name for e in history
+        )
+
     # --- going on ---------------------------------------------------------------------------
 
     async def resume(self, row: RunRow, first: Inbound | None = None) -> HotRun | None:
@@ -231,6 +256,23 @@ def pausing(row: RunRow, reason: str | None, seq: int) -> Write:
     column = encode_blocked(Blocked(PAUSED, why, None, seq))
     state = RunState(BLOCKED, row.started_at, None, None, None, column, row.pk)
     return Write(done=_ignore, states=[state], vital=True)
+
+
+def leaving(row: RunRow, item: Inbound, seq: int, now_us: int) -> Write:
+    """Return what records an item behind what the body of a blocked run has seen.
+
+    Args:
+        row: as it stands.
+        seq: number of its last event.
+        now_us: the present.
+    """
+    event = Event(seq + 1, item.kind, item.ref, item.name, now_us, None, item.payload)
+    blocked = decode_blocked(row.blocked)
+    seen = seq if blocked.seq is None else blocked.seq
+    column = encode_blocked(blocked._replace(seq=seen))
+    state = RunState(BLOCKED, row.started_at, None, None, None, column, row.pk)
+    recorded = [RunEvent(row.pk, row.run_id, event)]
+    return Write(done=_ignore, events=recorded, states=[state], vital=True)
 
 
 def resuming(row: RunRow, ends: int, now_us: int) -> Write:

@@ -304,26 +304,84 @@ async def test_letter_that_comes_with_the_end_is_recorded_or_refused(tmp_path: P
         assert await run.result(WAIT) == [0, 1]
 
 
-async def test_blocked_run_refuses_payloads_until_it_goes_on(tmp_path: Path) -> None:
-    """Its code cannot be asked; the sender is told so, and nothing is recorded."""
-    async with crashing(tmp_path / "a.db") as rt:
-        run = await rt.start(hooked, 1)
+async def test_blocked_run_gets_what_was_sent_meanwhile_once_it_goes_on(tmp_path: Path) -> None:
+    """Recorded without its code, in order, once per key; a crash in between changes nothing."""
+
+    @workflow(name="tests.mail.parked")
+    async def parked() -> list[object]:
+        hook = create_hook(token="parked")
+        return [await hook, await receive("in"), await hook, await receive("in"), await hook]
+
+    path = tmp_path / "a.db"
+    async with crashing(path) as rt:
+        run_id = (await rt.start(parked)).run_id
         await quiet(rt)
-    with without_workflow(hooked):
-        async with opened(tmp_path / "a.db"):
-            run = get_run(run.run_id)
+        await resume_hook("parked", 1, dedupe_key="one")
+    with without_workflow(parked):
+        async with crashing(path):
             for _ in range(2):
-                with pytest.raises(WorkflowRunBlockedError, match="send it again") as caught:
-                    await resume_hook("hooked", 1)
-                assert caught.value.kind == "missing_code"
-                with pytest.raises(WorkflowRunBlockedError):
-                    await send(run, "in", 1)
-            assert await run.status() == "blocked"
-            assert "hook_received" not in await kinds(run)
-    async with opened(tmp_path / "a.db") as rt:
+                await send(run_id, "in", "a", dedupe_key="a")
+                await resume_hook("parked", 1, dedupe_key="one")
+                await resume_hook("parked", 2, dedupe_key="two")
+            assert await get_run(run_id).status() == "blocked"
+        async with opened(path):
+            await send(run_id, "in", "b")
+            assert (await kinds(get_run(run_id)))[3:] == ["hook_received"] * 4
+    async with opened(path) as rt:
         await quiet(rt)
-        run = await resume_hook("hooked", 1)
-        assert await run.result(WAIT) == [1]
+        await resume_hook("parked", 3)
+        assert await get_run(run_id).result(WAIT) == [1, "a", 2, "b", 3]
+
+
+async def test_paused_run_takes_payloads_in(tmp_path: Path) -> None:
+    """Whoever sends need not know that somebody has paused the run."""
+    async with opened(tmp_path / "a.db") as rt:
+        run = await rt.start(hooked, 3)
+        await quiet(rt)
+        await resume_hook("hooked", 0)
+        await run.pause("stocktaking")
+        await asyncio.gather(*(resume_hook("hooked", n) for n in (1, 2)))
+        await quiet(rt)
+        assert await run.status() == "blocked"
+        await run.resume()
+        assert await run.result(WAIT) == [0, 1, 2]
+
+
+async def test_blocked_run_refuses_payloads_of_typed_hooks(tmp_path: Path) -> None:
+    """The code that knows the type cannot be asked; the sender is told, nothing is recorded."""
+
+    @workflow(name="tests.mail.typed_hook")
+    async def typed_hook() -> int:
+        return await create_hook(int, token="typed")
+
+    async with opened(tmp_path / "a.db") as rt:
+        run = await rt.start(typed_hook)
+        await quiet(rt)
+        await run.pause()
+        with pytest.raises(WorkflowRunBlockedError, match="send it again") as caught:
+            await resume_hook("typed", 1)
+        assert caught.value.kind == "paused"
+        assert "hook_received" not in await kinds(run)
+        await run.resume()
+        await resume_hook("typed", 1)
+        assert await run.result(WAIT) == 1
+
+
+async def test_run_that_has_not_begun_and_is_blocked_takes_letters(tmp_path: Path) -> None:
+    """Its code is missing from the start."""
+    path = tmp_path / "a.db"
+    async with crashing(path, VirtualClock()) as rt:
+        run_id = (await rt.start(two.options(delay="1h"))).run_id
+    clock = VirtualClock()
+    with without_workflow(two):
+        async with crashing(path, clock) as rt:
+            await elapse(rt, clock, 3600, 3600)
+            assert await get_run(run_id).status() == "blocked"
+            for n in (1, 2):
+                await send(run_id, "in", n)
+    async with opened(path, clock) as rt:
+        await quiet(rt)
+        assert await get_run(run_id).result(WAIT) == [1, 2]
 
 
 async def test_cancelled_blocked_run_frees_its_tokens(tmp_path: Path) -> None:
@@ -333,8 +391,7 @@ async def test_cancelled_blocked_run_frees_its_tokens(tmp_path: Path) -> None:
         await quiet(rt)
     with without_workflow(hooked):
         async with opened(tmp_path / "a.db"):
-            with pytest.raises(WorkflowRunBlockedError):
-                await resume_hook("hooked", 1)
+            await resume_hook("hooked", 1)
             await get_run(run.run_id).cancel()
             with pytest.raises(HookNotFoundError):
                 await resume_hook("hooked", 1)
