@@ -329,6 +329,50 @@ async def test_run_keeps_64_attributes_and_not_one_more(journal_path: Path) -> N
         assert "k0" not in attributes
 
 
+async def test_limit_counts_what_reached_the_run_just_before(journal_path: Path) -> None:
+    """A step's result is on its way to a body that will set the 64th attribute."""
+
+    @step
+    async def first() -> None:
+        await Here.event.wait()
+
+    @step(max_retries=0)
+    async def second() -> str:
+        Here.seen.append("waiting")
+        await Here.event.wait()
+        try:
+            await set_attributes({"second": "2"})
+        except ValueError:
+            return "refused"
+        return "set"
+
+    async def after_first() -> str:
+        await first()
+        try:
+            await set_attributes({"first": "1"})
+        except ValueError:
+            return "refused"
+        return "set"
+
+    @workflow(name="attr.close")
+    async def close_call() -> list[str]:
+        await set_attributes({f"k{n}": "1" for n in range(63)})
+        return await asyncio.gather(after_first(), second())
+
+    async with opened(journal_path) as rt:
+        run = await rt.start(close_call)
+        await until(lambda: Here.seen)
+        await quiet_but_for_attempts(rt)
+        Here.event.set()
+        assert sorted(await run.result(WAIT)) == ["refused", "set"]
+        assert len(await run.attributes()) == 64
+
+
+async def quiet_but_for_attempts(rt: Any) -> None:
+    """Wait until all attempts are under way and nothing else is."""
+    await until(lambda: all(len(run.attempts) == 2 for run in rt._engine.scheduler))
+
+
 # --- who may ---------------------------------------------------------------------------------
 
 

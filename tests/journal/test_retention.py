@@ -8,7 +8,7 @@ import pytest
 
 from durable._base.clock import SystemClock
 from durable._journal.journal import Journal
-from durable.errors import JournalError
+from durable.errors import JournalCorruptError, JournalError, WorkflowRunNotFoundError
 from tests.journal.rig import (
     Plan,
     event,
@@ -106,6 +106,23 @@ async def test_deletion_that_was_interrupted_goes_on_after_reopening(journal_pat
         assert again.next_pk() > 1, "its key is not free yet"
         assert await again.delete_expired(10) == 0
         assert outside(journal_path, "SELECT count(*) FROM events") == [(0,)]
+
+
+async def test_history_that_is_going_is_that_of_no_run(journal_path):
+    """Its first events are gone and the last ones are still there: deleted, not damaged."""
+    plan = Plan(start="DELETE FROM events")
+    async with open_journal(journal_path, driver_factory=shaky(plan)) as journal:
+        await journal.perform(big_run(journal, "huge", expires_at=1, events=1_200))
+        await journal.perform(big_run(journal, "whole", expires_at=None, events=3))
+        deleting = asyncio.ensure_future(journal.delete_expired(10))
+        await until(lambda: sum(text.startswith("DELETE FROM events") for text in plan.seen) > 1)
+        with pytest.raises(WorkflowRunNotFoundError):
+            await journal.reader.history(1, "huge")
+        await deleting
+        assert await journal.reader.history(1, "huge") == []
+        await journal.writer.run(lambda c: c.execute("DELETE FROM events WHERE seq = 1"))
+        with pytest.raises(JournalCorruptError, match="lacks event 1"):
+            await journal.reader.history(2, "whole")
 
 
 async def test_full_disk_while_deleting_is_reported_and_harms_nothing(journal_path):
