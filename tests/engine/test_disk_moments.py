@@ -292,7 +292,7 @@ async def test_closing_does_not_wait_for_a_parent_that_waits_for_its_child(
     """It takes none of the drain time, and both go on at the next opening."""
     async with asyncio.timeout(10), opened(journal_path, virtual_clock, drain_seconds=30) as rt:
         run = await rt.start(parent)
-        await until(lambda: rt._engine._executor.waiting_for_runs)
+        await until(lambda: rt._engine._families.waiting_runs)
         await settle(20)
     async with opened(journal_path, virtual_clock) as rt:
         run = rt.get_run(run.run_id)
