@@ -129,10 +129,6 @@ class Engine:
         )  # fmt: skip
         claims = Claims(journal, self._activation, payloads, clock, self._spawn)
         self._activation.hooks = self._loader.claims = claims
-        mail = Mail(journal, self._commands, self._loader, self._activation, payloads, claims)
-        self.answers |= {"resume_hook": mail.resume_hook, "send": mail.send}
-        answers = Answers()
-        self.answers |= {"webhook_wait": answers.wait, "webhook_give": answers.give}
         self._loader.settings["webhook_base_url"] = options.webhook_base_url
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
@@ -140,9 +136,19 @@ class Engine:
         self._births = Births(journal, self._loader, self._recovery, payloads, clock)
         self._ends = RecentEnds()
         self._sweeper = Sweeper(journal, self._timers, clock, self._ends.clear)
+        mail = Mail(journal, self._commands, self._loader, self._activation, payloads, claims)
         shelf = Shelf(journal, clock, self.scheduler.get, self._kept_until, self._sweeper.start)
+        self._answer_with(mail, shelf)
+
+    def _answer_with(self, mail: Mail, shelf: Shelf) -> None:
+        """Let parts answer what is asked of the engine by name; see `ask`."""
+        answers = Answers()
         cancellations = Cancellations(self._commands, self._loader, self.cancel)
         self.answers |= {
+            "resume_hook": mail.resume_hook,
+            "send": mail.send,
+            "webhook_wait": answers.wait,
+            "webhook_give": answers.give,
             "set_attributes": Attributes(self.scheduler, self._activation).note,
             "delete_run": shelf.delete_run,
             "import_run": shelf.import_run,
