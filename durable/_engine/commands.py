@@ -97,8 +97,9 @@ class Commands:
                 return run
             if first and run.body is not None and run.body.cancel_event is not None:
                 return run
+            # A second request finds the first one applied.
             if any(item.kind == EventKind.CANCEL_REQUESTED for item in run.inbox):
-                self._activation.activate(run)  # a second request finds the first one applied
+                self._activation.activate(run, all_items=True)
             if (body := run.body) is None:
                 continue  # it was parked just now
             await self._apply(run, body, payload)

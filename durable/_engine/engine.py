@@ -133,7 +133,9 @@ class Engine:
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )
-        self._births = Births(journal, self._loader, self._recovery, payloads, clock)
+        self._births = Births(
+            journal, self._loader, self._recovery, payloads, clock, self.scheduler.soon
+        )
         self._ends = RecentEnds()
         self._sweeper = Sweeper(journal, self._timers, clock, self._ends.clear)
         mail = Mail(journal, self._commands, self._loader, self._activation, payloads, claims)
