@@ -17,6 +17,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 
@@ -83,7 +84,7 @@ def _pick_boot() -> Callable[[], float]:
         time.clock_gettime(clock_id)
     except OSError:  # known to the C library, unknown to the kernel
         return time.monotonic
-    return lambda: time.clock_gettime(clock_id)
+    return partial(time.clock_gettime, clock_id)
 
 
 _read_boot = _pick_boot()

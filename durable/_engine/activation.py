@@ -51,6 +51,9 @@ from durable.errors import InternalError, PayloadDecodeError
 
 logger = logging.getLogger("durable")
 
+# Events that one activation applies. Bodies do not see where activations end.
+ITEMS_MAX = 128
+
 _STATUS = {
     EventKind.RUN_COMPLETED: COMPLETED,
     EventKind.RUN_FAILED: FAILED,
@@ -130,7 +133,7 @@ class _Turn(Write):
         if body.ended:
             self.ended, body.ended = body.ended, []
             self._disarm()
-        if run.acks:
+        if run.acks and not run.inbox:  # else what they wait for may be in the next turn
             self.acks, run.acks = run.acks, []
 
     def _disarm(self) -> None:
@@ -189,13 +192,16 @@ class Activation:
 
     # --- decide ------------------------------------------------------------------------
 
-    def activate(self, run: HotRun) -> None:
-        """Apply the run's inbox and submit the outcome."""
+    def activate(self, run: HotRun, *, all_items: bool = False) -> None:
+        """Apply the run's inbox, or the first part of a long one, and submit the outcome."""
         body = run.body
         assert body is not None
         if not run.born and run.birth is None:
             return  # the journal may still refuse the run; `done` queues it again
-        items, run.inbox = run.inbox, []
+        limit = len(run.inbox) if all_items else ITEMS_MAX
+        items, run.inbox = run.inbox[:limit], run.inbox[limit:]
+        if run.inbox:
+            self.ready(run)  # the rest in a turn of its own: the host's loop waits for this one
         watchdog = self.watchdog
         watchdog.busy = run.run_id
         watchdog.turns += 1

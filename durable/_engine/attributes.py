@@ -26,7 +26,7 @@ from durable.errors import WrongContextError
 class Activation(Protocol):
     """Takes a run's turns."""
 
-    def activate(self, run: HotRun) -> None:
+    def activate(self, run: HotRun, *, all_items: bool = False) -> None:
         """Apply the run's inbox and submit the outcome."""
 
 
@@ -55,14 +55,14 @@ class Attributes:
         """
         run, body = self._bearer(run_id, step, attempt)
         if run.inbox:  # first what came first, so that there is no doubt what there is
-            self._activation.activate(run)
+            self._activation.activate(run, all_items=True)
             run, body = self._bearer(run_id, step, attempt)
         check_room(body.attributes, changes)
         payload = encode_change(body.attributes, changes)
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         run.acks.append(durable)
         run.inbox.append(Inbound(EventKind.ATTR_NOTED, step, payload=payload))
-        self._activation.activate(run)
+        self._activation.activate(run, all_items=True)
         await durable
 
     def _bearer(self, run_id: str, step: int, attempt: int) -> tuple[HotRun, Body]:

@@ -10,10 +10,12 @@ nobody loads them from the journal a second time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from durable._base.clock import Clock
+from durable._base.slices import in_slices
 from durable._engine.hot import HotRun, settle
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
@@ -31,7 +33,7 @@ BEHAVIOUR = 1
 
 
 class Births:
-    """See the module's docstring."""
+    """See the module's docstring. `soon` calls a function from the host's loop, one of many."""
 
     def __init__(
         self,
@@ -40,7 +42,9 @@ class Births:
         recovery: Recovery,
         payloads: EnginePayloads,
         clock: Clock,
+        soon: Callable[[Callable[[Any], None], Any], None],
     ) -> None:
+        self._soon = soon
         self._journal = journal
         self._loader = loader
         self._recovery = recovery
@@ -55,7 +59,7 @@ class Births:
             JournalError: not recorded.
         """
         wanted = self._unique(specs)
-        births = [self._birth(spec) for spec in wanted]
+        births = await in_slices(self._birth, wanted, self._clock)
         if len(births) == 1 and self._may_begin(wanted[0], births[0][0]):
             await self._bear(*births[0])
             return [Created(wanted[0].run_id, None)]
@@ -107,10 +111,16 @@ class Births:
 
         def done(error: BaseException | None) -> None:
             if error is None:
-                for run, event in births:
-                    found = write.existing.get(run.run_id)
-                    if found is None or found.pk == run.row.pk:
-                        self.admit(run, event)
+                for birth in births:  # many may be too many for one turn of the host's loop
+                    self._soon(admit, birth)
+            self._soon(conclude, error)
+
+        def admit(birth: tuple[HotRun, Event]) -> None:
+            found = write.existing.get(birth[0].run_id)
+            if found is None or found.pk == birth[0].row.pk:
+                self.admit(*birth)
+
+        def conclude(error: BaseException | None) -> None:
             release()
             settle(told, error)
 

@@ -97,7 +97,8 @@ class Commands:
             if _is_asked(run):
                 if first:
                     return run
-                self._activation.activate(run)  # a second request finds the first one applied
+                # A second request finds the first one applied.
+                self._activation.activate(run, all_items=True)
             if (body := run.body) is None:
                 continue  # it was parked just now
             await self._apply(run, body, payload)

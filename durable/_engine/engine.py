@@ -124,7 +124,9 @@ class Engine:
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )
-        self._births = Births(journal, self._loader, self._recovery, payloads, clock)
+        self._births = Births(
+            journal, self._loader, self._recovery, payloads, clock, self.scheduler.soon
+        )
         self._sweeper = Sweeper(journal, self._timers, clock, self._ends.clear)
         self.answers = self._offers(clock, claims)  # see `ask`
 

@@ -336,7 +336,7 @@ class Loader:
 
         Returns whether it goes on; what it has begun meanwhile begins when that is durable.
         """
-        self._activation.activate(run)
+        self._activation.activate(run, all_items=True)
         return not run.gone and body.outcome is None
 
     def _arm_start(self, run: HotRun) -> None:

@@ -109,7 +109,9 @@ class Pauses:
         if run.loading or run.body is None or not run.born:
             return False
         if run.inbox:
-            self._activation.activate(run)  # what reached it before the pause counts
+            self._activation.activate(
+                run, all_items=True
+            )  # what reached it before the pause counts
         if run.gone or run.body.outcome is not None:
             return False
         write = pausing(run.current_row(), reason, run.body.script.seq)

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from durable._base.clock import Clock
+from durable._base.slices import SLICE_SECONDS
 from durable._engine.hot import HotRun
 from durable._replay.stage import Stage
 
-SLICE_SECONDS = 0.005
 TURNS_PER_LOOK = 4  # at the clock
 
 

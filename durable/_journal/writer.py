@@ -23,6 +23,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from durable._base.clock import Clock, Timer
+from durable._base.slices import SLICE_SECONDS
 from durable._journal.batch import Landing, Tally, is_recorded, perform
 from durable._journal.database import restore, truncate_wal
 from durable._journal.driver import Driver
@@ -44,6 +45,7 @@ T = TypeVar("T")
 _log = logging.getLogger("durable")
 
 _BATCH_ROWS = 5000
+_WRITES_PER_LOOK = 16  # at the clock
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 2.0
 _RESERVE_RETRY_SECONDS = 10.0
 _NEEDS_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -92,6 +94,7 @@ class Writer:
         self._tally = Tally()
         self._shortcut = Shortcut(usable=durability == "process" and driver.has_thread)
         self._queue: deque[Write] = deque()
+        self._answers: deque[tuple[Write, BaseException | None]] = deque()  # to be delivered
         self._chores: deque[_Chore] = deque()
         self._chore_is_next = False
         self._busy = False  # a batch or a chore is in flight, or the writer is fenced
@@ -153,9 +156,11 @@ class Writer:
     async def drain(self) -> None:
         """Refuse new writes and wait for the present ones; never waits for a failing disk."""
         self._closed = True
-        while self._busy or self._queue or self._chores:
+        while self._busy or self._queue or self._chores or self._answers:
             if self._timer is not None:
                 self._give_up(self._timer)
+                while self._answers:
+                    self._deliver()
                 return
             self._turn = self._loop.create_future()
             await self._turn
@@ -246,16 +251,30 @@ class Writer:
         self._deliver_all(zip(batch, [landing.refused for landing in landings], strict=True))
 
     def _deliver_all(self, answers: Iterable[tuple[Write, BaseException | None]]) -> None:
+        is_under_way = bool(self._answers)
+        self._answers.extend(answers)
+        if not is_under_way:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Call back for a slice of time; the rest, if any, has its turn after other callbacks."""
         # What callbacks submit is held until all have run, to share one COMMIT.
         self.shut()
         interruption: BaseException | None = None
-        for write, error in answers:
+        answers, end, count = self._answers, self._clock.boot() + SLICE_SECONDS, 0
+        while answers:
+            write, error = answers[0]
             try:
                 write.settle(error)
             except Exception:
                 _log.exception("durable: a callback after a write raised; the write itself stands")
             except BaseException as raised:  # such as Ctrl-C: the others still get theirs
                 interruption = raised
+            answers.popleft()  # only now: what is submitted meanwhile must not overtake the rest
+            count += 1
+            if answers and count % _WRITES_PER_LOOK == 0 and self._clock.boot() >= end:
+                self._loop.call_soon(self._deliver)
+                break
         self.open()
         if interruption is not None:
             raise interruption

@@ -185,16 +185,18 @@ class BodyLoop(asyncio.AbstractEventLoop):
                     continue
                 try:
                     handle._context.run(handle._callback, *handle._args)
-                except (SystemExit, KeyboardInterrupt) as error:
-                    # The task that raised it holds it as its exception; the host must live on.
-                    if is_from_signal(error):
-                        self.halt()  # a signal happened to land here: it is the host's
-                        raise
                 except BaseException as error:
-                    trouble = {"message": "a callback failed", "exception": error}
-                    self.call_exception_handler(trouble)
+                    self._caught(error)
         finally:
             _set_running_loop(host)
+
+    def _caught(self, error: BaseException) -> None:
+        if not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self.call_exception_handler({"message": "a callback failed", "exception": error})
+        # Else the task that raised it holds it as its exception; the host must live on.
+        elif is_from_signal(error):
+            self.halt()  # a signal happened to land here: it is the host's
+            raise error
 
     def _close_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
         if _get_running_loop() is self and not self.stopped:

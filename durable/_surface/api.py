@@ -20,6 +20,7 @@ from durable._authoring.step import Step, StepOptions
 from durable._authoring.workflow import Workflow, find
 from durable._base.clock import SystemClock
 from durable._base.ids import new_run_id
+from durable._base.slices import in_slices
 from durable._engine.families import BOUND
 from durable._engine.ports import RunSpec
 from durable._surface.current import Access, current_runtime
@@ -151,7 +152,8 @@ def calls_of(
 
 async def begin(access: Access, calls: Sequence[Call]) -> list[Run[Any]]:
     """Check all calls, record them in one go, return the handles."""
-    return await _record(access, [_specify(access, *call) for call in calls])
+    specs = await in_slices(lambda call: _specify(access, *call), calls, _clock)
+    return await _record(access, specs)
 
 
 async def _record(access: Access, specs: Sequence[RunSpec]) -> list[Run[Any]]:
