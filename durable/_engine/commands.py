@@ -95,12 +95,12 @@ class Commands:
             if isinstance(run, RunRow):
                 return run
             if _is_asked(run):
-                if first:
-                    return run
                 # A second request finds the first one applied.
                 self._activation.activate(run, all_items=True)
             if (body := run.body) is None:
                 continue  # it was parked just now
+            if first and _is_asked(run):
+                return run  # what its caller submits from now on is durable after that
             await self._apply(run, body, payload)
             if body.outcome is not None or body.cancel_event is not None:
                 return run

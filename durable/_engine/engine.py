@@ -178,16 +178,19 @@ class Engine:
     async def open(self) -> None:
         """Begin to recover; new runs are welcome from here on."""
         registry.listen(self)
-        for run_id in await self._recovery.find_missing():
-            self._spawn_resume(run_id)
+        back = [self._resume_later(run_id) for run_id in await self._recovery.find_missing()]
+        resumed = asyncio.gather(*map(self._spawn, back))
         if requests := await self.journal.reader.requests():
-            self._spawn(self._recover_after(requests))
+            self._spawn(self._recover_after(requests, resumed))
         else:
             self._recovery.start()
         self._sweeper.start()
         self._spawn(self._families.close_orphans())
 
-    async def _recover_after(self, requests: Sequence[Request]) -> None:
+    async def _recover_after(
+        self, requests: Sequence[Request], resumed: asyncio.Future[Any]
+    ) -> None:
+        await resumed
         # First, so that no attempt begins again of a run that was cancelled meanwhile.
         wake = partial(self._commands.wake_up, self._loader)
         await Requests(self.journal, self.cancel, wake).perform(requests)

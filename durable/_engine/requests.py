@@ -59,6 +59,8 @@ class Requests:
             reason = None if request.payload is None else request.payload.decode()
             await self._cancel(row.run_id, reason, first=True)
             return True
+        if row.status == BLOCKED:
+            return False
         await self._wake(row.run_id, None, request.seq)
         fresh = await self._journal.reader.run_by_pk(row.pk)
         return fresh is None or fresh.status != BLOCKED

@@ -317,10 +317,13 @@ async def test_result_of_a_run_that_is_deleted_meanwhile_is_not_found(
                 beside.execute("DELETE FROM runs")
         request.perform()
 
-    async with opened(journal_path, virtual_clock, driver=disk) as rt:
+    async with opened(journal_path, virtual_clock) as rt:
         run = await rt.start(sleeper, 0)
         assert await run.result(5) == "awake"
+    async with opened(journal_path, virtual_clock, driver=disk) as rt:  # it remembers no end
+        run = rt.get_run(run.run_id)
         await quiet(rt)
+        await settle(50)  # the sweeper has looked
         disk.meddle = delete_after_some
         if reads == 3:
             assert await run.result(5) == "awake"
