@@ -190,6 +190,12 @@ WHERE run = :run AND seq < (SELECT min(seq) FROM events WHERE run = :run) + :cou
 -- name: has_events
 SELECT EXISTS (SELECT 1 FROM events WHERE run = :run);
 
+-- name: delete_requests
+DELETE FROM requests WHERE run = :run;
+
+-- name: has_requests
+SELECT EXISTS (SELECT 1 FROM requests WHERE run = :run);
+
 -- name: delete_hooks
 DELETE FROM hooks WHERE run = :run;
 
