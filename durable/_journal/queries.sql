@@ -8,6 +8,12 @@ INSERT INTO runs (pk, run_id, workflow, status, created_at, started_at, complete
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
+-- name: index_attributes
+INSERT INTO attributes (key, value, created_at, run)
+SELECT each.key, each.value, runs.created_at, runs.pk
+FROM runs JOIN json_each(runs.attributes) AS each WHERE runs.pk = ?
+ON CONFLICT DO NOTHING;
+
 -- name: insert_event
 -- A due time of -2^62, ages ago, stands for none: Python's sqlite3 binds a null more slowly.
 INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)
