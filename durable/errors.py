@@ -228,16 +228,6 @@ class WorkflowRunBlockedError(_RunError):
         self.reason = reason
 
 
-class WorkflowRunNotFinishedError(_RunError):
-    """What was asked of the run is possible only once it has ended, such as deleting it."""
-
-    def __init__(self, run_id: str, status: str) -> None:
-        super().__init__(
-            run_id, f"run {run_id} is {status}: cancel it first, or wait until it has ended"
-        )
-        self.status = status
-
-
 class RunStateError(_RunError):
     """What was asked of the run is not possible in its status; nothing was changed.
 
@@ -248,6 +238,13 @@ class RunStateError(_RunError):
     def __init__(self, run_id: str, status: str, message: str) -> None:
         super().__init__(run_id, f"run {run_id} is {status}: {message}")
         self.status = status
+
+
+class WorkflowRunNotFinishedError(RunStateError):
+    """What was asked of the run is possible only once it has ended, such as deleting it."""
+
+    def __init__(self, run_id: str, status: str) -> None:
+        super().__init__(run_id, status, "cancel it first, or wait until it has ended")
 
 
 class RunExistsError(_RunError):

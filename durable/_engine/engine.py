@@ -137,8 +137,10 @@ class Engine:
             spawn=self._spawn, park=self._pauses.leave,
         )  # fmt: skip
         answers = Answers()
-        find = self.scheduler.get
-        shelf = Shelf(self.journal, clock, find, self._kept_until, self._sweeper.start)
+        shelf = Shelf(
+            self.journal, clock, self.scheduler.get, self._kept_until, self._sweeper.start,
+            one_at_a_time=self._parked,
+        )  # fmt: skip
         cancellations = Cancellations(self._commands, self._loader, self.cancel)
         return self._streams.answers | {
             "resume_hook": mail.resume_hook,
@@ -146,7 +148,7 @@ class Engine:
             "webhook_wait": answers.wait,
             "webhook_give": answers.give,
             "set_attributes": Attributes(self.scheduler, self._activation).note,
-            "delete_run": shelf.delete_run,
+            "delete_run": self._to_the_end(shelf.delete_run),
             "import_run": shelf.import_run,
             "cancel_runs": cancellations.cancel_runs,
             "retry": self._to_the_end(self._rewinds.retry),

@@ -120,7 +120,7 @@ class Loader:
             self._payloads,
             self._clock.wall_us,
         )
-        run.body.attributes = first_attributes(decode_attributes(run.row.attributes), history)
+        run.body.attributes = decode_attributes(run.row.attributes)
         run.body.scratch.update(self.settings)
         return True
 
@@ -265,6 +265,8 @@ class Loader:
         run.inbox = view.inbox()
         body = run.body
         assert body is not None
+        kept = body.attributes
+        body.attributes = first_attributes(kept, history)
         try:
             while not self._replay_slice(run, body):
                 await asyncio.sleep(0)
@@ -273,6 +275,8 @@ class Loader:
             return
         if body.script.divergence is not None:
             self._park_diverged(run, body)
+        elif body.attributes != kept:
+            body.attributes_changed = True  # those that it set after the point it was set back to
 
     def _replay_slice(self, run: HotRun, body: Body) -> bool:
         watchdog = self._activation.watchdog

@@ -16,7 +16,7 @@ from durable._base.ids import valid_run_id
 from durable._engine.commands import Commands
 from durable._engine.hot import HotRun
 from durable._engine.loader import Loader
-from durable._journal.attributes import Blocked, encode_blocked
+from durable._journal.attributes import Blocked, decode_blocked, encode_blocked
 from durable._journal.chunks import StreamKey, chunk_op
 from durable._journal.journal import Journal
 from durable._journal.portable import parse_document, unpack
@@ -42,6 +42,7 @@ class Shelf:
         find: returns a run that is in memory.
         expiry: tells when a run may be deleted that ends at a time (UTC microseconds).
         sweep: has what is in the trash deleted, and what expires.
+        one_at_a_time: shared by all that bring finished runs back.
     """
 
     def __init__(
@@ -51,12 +52,15 @@ class Shelf:
         find: Callable[[str], HotRun | None],
         expiry: Callable[[RunRow, int], int | None],
         sweep: Callable[[], object],
+        *,
+        one_at_a_time: asyncio.Lock,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._find = find
         self._expiry = expiry
         self._sweep = sweep
+        self._one_at_a_time = one_at_a_time
 
     async def delete_run(self, run_id: str) -> None:
         """Delete a finished run; nobody can see it any more when this returns.
@@ -64,17 +68,18 @@ class Shelf:
         Raises:
             WorkflowRunNotFinishedError: it has not ended.
         """
-        run = self._find(run_id)
-        if run is not None:
-            if not run.finished:
-                raise WorkflowRunNotFinishedError(run_id, run.state.status)
-            # After its end is durable.
-            await self._journal.perform(Write(done=_ignore, vital=True))
-        row = await self._journal.reader.run_by_id(run_id)
-        if row is None:
-            return
-        if row.status not in FINISHED or not await self._journal.delete_run(row.pk):
-            raise WorkflowRunNotFinishedError(run_id, row.status)
+        async with self._one_at_a_time:
+            run = self._find(run_id)
+            if run is not None:
+                if not run.finished:
+                    raise WorkflowRunNotFinishedError(run_id, run.state.status)
+                # After its end is durable.
+                await self._journal.perform(Write(done=_ignore, vital=True))
+            row = await self._journal.reader.run_by_id(run_id)
+            if row is None:
+                return
+            if row.status not in FINISHED or not await self._journal.delete_run(row.pk):
+                raise WorkflowRunNotFinishedError(run_id, row.status)
         self._sweep()
 
     async def import_run(self, document: bytes, run_id: str | None) -> dict[str, Any]:
@@ -99,14 +104,20 @@ class Shelf:
         return {"run_id": row.run_id, "existing": False}
 
     def _settled(self, packed: WholeRun, run_id: str | None) -> RunRow:
-        row = packed.row._replace(pk=self._journal.next_pk(), run_id=run_id or packed.row.run_id)
+        row = packed.row._replace(
+            pk=self._journal.next_pk(),
+            run_id=run_id or packed.row.run_id,
+            bound_to=None,  # whoever it was bound to, it is not here
+        )
         if row.status in FINISHED:
             return row._replace(expires_at=self._expiry(row, self._clock.wall_us()))
         reason = (
             f"it was imported while it was {row.status}, so that it may be looked at: "
             "`await run.resume()` lets it go on here, with this program's code"
         )
-        blocked = encode_blocked(Blocked("imported", reason))
+        # What was recorded while it was parked has still to reach its body.
+        seq = decode_blocked(row.blocked).seq if row.status == BLOCKED else None
+        blocked = encode_blocked(Blocked("imported", reason, seq=seq))
         return row._replace(status=BLOCKED, blocked=blocked)
 
     async def _check_same(self, found: RunRow, packed: WholeRun) -> None:

@@ -23,7 +23,7 @@ from durable._journal.sql import QUERIES, for_rows
 from durable._replay.events import Event
 from durable.errors import InternalError
 
-_INSERT_RUN = QUERIES["insert_run"]
+_INSERT_RUN, _INDEX_ATTRIBUTES = QUERIES["insert_run"], QUERIES["index_attributes"]
 # By falling number of rows. A large one runs without the interpreter's lock nearly all its time.
 _INSERT_EVENTS = [(rows, for_rows(QUERIES["insert_event"], rows)) for rows in (100, 20, 5, 2, 1)]
 _INSERT_EVENT_AGAIN = QUERIES["insert_event_again"]
@@ -119,7 +119,11 @@ def _insert_runs(
     if not rows:
         return frozenset()
     tally.statements += 1
-    if conn.executemany(_INSERT_RUN, rows).rowcount == len(rows):
+    inserted = conn.executemany(_INSERT_RUN, rows).rowcount
+    if tagged := [(row.pk,) for row in rows if row.attributes is not None]:
+        tally.statements += 1
+        conn.executemany(_INDEX_ATTRIBUTES, tagged)
+    if inserted == len(rows):
         return frozenset()
     skipped: set[int] = set()
     for place, write in enumerate(writes):

@@ -21,6 +21,7 @@ _ENDS = {
     EventKind.RUN_COMPLETED: "completed",
     EventKind.RUN_FAILED: "failed",
     EventKind.RUN_CANCELLED: "cancelled",
+    EventKind.RUN_CONTINUED: "continued",
 }
 # Without what they hold, the run could not be gone on with or read.
 _WITH_PAYLOAD = ATTRIBUTE_KINDS | {

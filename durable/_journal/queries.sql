@@ -8,6 +8,12 @@ INSERT INTO runs (pk, run_id, workflow, status, created_at, started_at, complete
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
+-- name: index_attributes
+INSERT INTO attributes (key, value, created_at, run)
+SELECT each.key, each.value, runs.created_at, runs.pk
+FROM runs JOIN json_each(runs.attributes) AS each WHERE runs.pk = ?
+ON CONFLICT DO NOTHING;
+
 -- name: insert_event
 -- A due time of -2^62, ages ago, stands for none: Python's sqlite3 binds a null more slowly.
 INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)
@@ -189,6 +195,12 @@ WHERE run = :run AND seq < (SELECT min(seq) FROM events WHERE run = :run) + :cou
 
 -- name: has_events
 SELECT EXISTS (SELECT 1 FROM events WHERE run = :run);
+
+-- name: delete_requests
+DELETE FROM requests WHERE run = :run;
+
+-- name: has_requests
+SELECT EXISTS (SELECT 1 FROM requests WHERE run = :run);
 
 -- name: delete_hooks
 DELETE FROM hooks WHERE run = :run;

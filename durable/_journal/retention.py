@@ -39,6 +39,7 @@ RUN_TABLES = (
     RunTable("delete_some_events", "has_events"),
     RunTable("delete_some_chunks", "has_chunks"),
     RunTable("delete_hooks", "has_hooks"),
+    RunTable("delete_requests", "has_requests"),
 )
 
 _DOOM_EXPIRED, _DOOM_RUN = QUERIES["doom_expired"], QUERIES["doom_run"]

@@ -36,7 +36,8 @@ CREATE INDEX runs_by_workflow ON runs (workflow, status, created_at);
 CREATE INDEX runs_by_parent ON runs (parent_id, created_at) WHERE parent_id IS NOT NULL;
 CREATE INDEX runs_by_root ON runs (root_id, created_at) WHERE root_id IS NOT NULL;
 
--- An index over runs.attributes, kept by triggers: whoever writes a run cannot forget it.
+-- An index over runs.attributes. New runs are entered with them; then triggers keep it. (A
+-- trigger on INSERT would make each new run dearer, though few have attributes.)
 CREATE TABLE attributes (
     key        TEXT    NOT NULL,
     value      TEXT    NOT NULL,
@@ -44,12 +45,6 @@ CREATE TABLE attributes (
     run        INTEGER NOT NULL,
     PRIMARY KEY (key, value, created_at, run)
 ) STRICT, WITHOUT ROWID;
-
-CREATE TRIGGER attributes_of_new_run AFTER INSERT ON runs WHEN NEW.attributes IS NOT NULL
-BEGIN
-    INSERT INTO attributes (key, value, created_at, run)
-    SELECT key, value, NEW.created_at, NEW.pk FROM json_each(NEW.attributes);
-END;
 
 CREATE TRIGGER attributes_changed AFTER UPDATE OF attributes ON runs
 BEGIN

@@ -11,6 +11,7 @@ counts as such, so the next owner notes the interrupted attempts.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -237,7 +238,10 @@ class Unowned:
 
     async def ask(self, what: str, **fields: Any) -> Any:
         """Change rows alone; what needs the code of a run, such as a payload, is refused."""
-        shelf = Shelf(self._journal, self._clock, _not_in_memory, _expiry, _nothing)
+        shelf = Shelf(
+            self._journal, self._clock, _not_in_memory, _expiry, _nothing,
+            one_at_a_time=asyncio.Lock(),
+        )  # fmt: skip
         if what == "import_run":
             return await shelf.import_run(**fields)
         if what == "retry":

@@ -22,6 +22,7 @@ from durable._journal.attributes import (
 )
 from durable._journal.reader import Reader
 from durable._journal.records import RunRow
+from durable._replay.attributes import first_attributes
 from durable._surface.handle import RunHandle
 from durable.errors import WorkflowRunNotFoundError
 
@@ -73,11 +74,12 @@ async def rerun(reader: Reader, port: LifecyclePort, row: RunRow, run_id: str) -
     history = await reader.history(row.pk, row.run_id)
     if not history or history[0].payload is None:
         raise WorkflowRunNotFoundError(row.run_id)  # deleted meanwhile
+    begun_with = first_attributes(decode_attributes(row.attributes), history)
     options = StartOptions(
         run_id=run_id,
         on_conflict="return",
         timeout_us=time_allowed(row, history),
-        attributes=tuple(sorted(decode_attributes(row.attributes).items())),
+        attributes=tuple(sorted(begun_with.items())),
         deployment_id=row.deployment_id,
         retention_us=row.retention_us,
     )

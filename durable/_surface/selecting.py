@@ -45,7 +45,7 @@ class RunFilters(TypedDict, total=False):
     Keys:
         workflow: what `@workflow` made, or its name.
         status: ``"pending"``, ``"running"``, ``"blocked"``, ``"completed"``, ``"failed"``,
-            ``"cancelled"``, or several of them.
+            ``"cancelled"``, ``"continued"``, or several of them.
         attributes: a run has all of these pairs.
         created_after: created at this aware datetime or later.
         created_before: created before this aware datetime.

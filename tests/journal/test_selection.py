@@ -18,9 +18,8 @@ from durable._journal import selection as selecting
 from durable._journal.migrations import MIGRATIONS
 from durable._journal.records import RunRow
 from durable._journal.selection import PIECES, STATUSES, Portion, Position, Selection
+from durable._journal.sql import QUERIES
 from tests.journal.rig import open_journal, run_row, write
-
-INSERT = f"INSERT INTO runs VALUES ({', '.join('?' * len(RunRow._fields))})"
 
 
 @contextmanager
@@ -37,6 +36,12 @@ def row_of(pk: int, **changes: object) -> RunRow:
     attributes = changes.pop("attributes", None)
     column = json.dumps(attributes) if attributes else None
     return run_row(pk, f"r{pk}", attributes=column, **changes)
+
+
+def insert(connection: sqlite3.Connection, rows: list[RunRow]) -> None:
+    """Record runs as a batch does."""
+    connection.executemany(QUERIES["insert_run"], rows)
+    connection.executemany(QUERIES["index_attributes"], [(row.pk,) for row in rows])
 
 
 def belongs(selection: Selection, row: RunRow) -> bool:
@@ -97,7 +102,7 @@ def test_two_rows_of_an_index_lead_where_two_thousand_of_another_would() -> None
             row_of(pk, attributes={"tenant": "acme", "order": str(pk // 2)})
             for pk in range(1, 2001)
         ]
-        connection.executemany(INSERT, rows)
+        insert(connection, rows)
         selection = Selection(attributes=(("order", "17"), ("tenant", "acme")))
         swapped = Selection(attributes=(("tenant", "acme"), ("order", "17")))
         for each in (selection, swapped):
@@ -199,7 +204,7 @@ class Model:
         self._pk += 1
         self.rows[self._pk] = row_of(self._pk, **run)
         self.touched.add(self._pk)
-        self.connection.execute(INSERT, self.rows[self._pk])
+        insert(self.connection, [self.rows[self._pk]])
 
     def delete(self, pk: int) -> None:
         self.rows.pop(pk, None)
@@ -315,7 +320,7 @@ def test_index_over_attributes_follows_the_rows(changes: list[tuple[int, object]
             attributes = _without_nul(raw)
             column = json.dumps(attributes) if attributes else None
             if pk not in held:
-                connection.execute(INSERT, row_of(pk, attributes=attributes, created_at=pk * 10))
+                insert(connection, [row_of(pk, attributes=attributes, created_at=pk * 10)])
             elif attributes is None:
                 connection.execute("DELETE FROM runs WHERE pk = ?", (pk,))
                 held.pop(pk)
@@ -378,7 +383,7 @@ async def test_listings_of_100_000_runs_touch_few_of_them(journal_path) -> None:
 
 def _fill(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN")
-    connection.executemany(INSERT, map(_large_row, range(100_000)))
+    insert(connection, list(map(_large_row, range(100_000))))
     connection.execute("COMMIT")
 
 
