@@ -46,7 +46,8 @@ async def resume_hook(
         HookNotFoundError: unknown or disposed, or the run has ended.
         HookPayloadError: the payload does not fit.
         SerializationError: the payload cannot be stored.
-        WorkflowRunBlockedError: the run is blocked; send it again after that.
+        WorkflowRunBlockedError: the run is blocked, and nobody can ask its code about the
+            hook's type; send it again after that. Without a type it is taken in.
         In all cases nothing was recorded.
 
     In a workflow body it is recorded, and sent once however often the body is replayed.
@@ -93,7 +94,8 @@ async def send(
     Raises:
         WorkflowRunNotFoundError: there is no such run. HookNotFoundError: it has ended.
         HookPayloadError: the body waits for another type.
-        SerializationError, WorkflowRunBlockedError: as for `resume_hook`.
+        SerializationError: it cannot be stored. WorkflowRunBlockedError: its history is
+            damaged; any other blocked run takes it in.
         In all cases nothing was recorded.
 
     Example:
