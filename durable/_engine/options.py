@@ -1,4 +1,8 @@
-"""The limits and policies of an engine, as the surface hands them down."""
+"""The limits and policies of an engine, as the surface hands them down.
+
+Owns the defaults of an engine that is made without a `Runtime`. Values are checked where users
+give them (`_surface.options`), not here.
+"""
 
 from __future__ import annotations
 

@@ -38,10 +38,16 @@ def version_of(conn: sqlite3.Connection, path: str, latest: int) -> int:
     Raises:
         JournalVersionError: a newer `durable` wrote it.
         JournalError: it is the database of another program.
+        JournalCorruptError: its schema cannot be read.
     """
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     (application,) = conn.execute("PRAGMA application_id").fetchone()
-    (objects,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    try:
+        (objects,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except UnicodeDecodeError as error:  # in what SQLite says about its malformed schema
+        raise JournalCorruptError(
+            f"the schema of {path} is damaged: restore the journal from a backup"
+        ) from error
     if application != APPLICATION_ID and (objects or version or application):
         raise JournalError(
             f"{path} is an SQLite database of another program: choose another path for the journal"

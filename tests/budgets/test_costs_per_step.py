@@ -179,7 +179,7 @@ async def test_sequential_step_wakes_the_journal_thread_once_at_most(
 # (22), a slice of the scheduler (10), a batch of the writer and its way there and back (13).
 # W4 pays 8 for a task of the body's loop and for `gather`.
 BUDGETS: list[tuple[str, Work, tuple[int, int], float]] = [
-    ("W2, one after the other", sequential, (20, 120), 91),
+    ("W2, one after the other", sequential, (20, 120), 92),
     ("W3, many runs", many_runs, (500, 1500), 46),
     ("W4, gathered", gathered, (100, 600), 46),
 ]

@@ -136,9 +136,9 @@ def test_body_that_holds_a_large_object_graph_is_frozen_quickly() -> None:
         loop.call_soon(loop.stop)
         loop.run_forever()
     tasks |= asyncio.all_tasks(loop)
-    began = time.perf_counter()
+    began = time.thread_time()  # a busy machine takes none of it; unbounded it takes minutes
     assert freeze(tasks)
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 5.0
     loop.close()
     del tasks, loop
     gc.collect()
