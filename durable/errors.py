@@ -250,6 +250,13 @@ class RunStateError(_RunError):
         self.status = status
 
 
+class ForkError(_RunError, ValueError):
+    """A run cannot be forked where, or with the results, that were asked for."""
+
+    def __init__(self, run_id: str, message: str) -> None:
+        super().__init__(run_id, f"run {run_id} cannot be forked like this: {message}")
+
+
 class RunExistsError(_RunError):
     """A run with this id exists already and `on_conflict="raise"` was asked for."""
 

@@ -124,6 +124,7 @@ class Engine:
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )
+        self._families.made_room = self._recovery.made_room
         self._births = Births(
             journal, self._loader, self._recovery, payloads, clock, self.scheduler.soon
         )
@@ -150,6 +151,7 @@ class Engine:
             "import_run": shelf.import_run,
             "cancel_runs": cancellations.cancel_runs,
             "retry": self._to_the_end(self._rewinds.retry),
+            "fork": self._to_the_end(self._rewinds.fork),
             "pause": self._to_the_end(self._pauses.pause),
         }
 
@@ -163,7 +165,7 @@ class Engine:
             self.journal, self.scheduler, payloads, self._timers, clock,
             at_rest=self._waiters.at_rest, bring_back=self._fetch,
             cancel=partial(self.cancel, first=True), post=self._activation.post,
-            made_room=self._make_room, spawn=self._spawn,
+            spawn=self._spawn,
         )  # fmt: skip
         self._rewinds = Rewinds(
             self.journal, self._loader, self._commands, payloads, clock, self._parked, self._ends
@@ -178,16 +180,19 @@ class Engine:
     async def open(self) -> None:
         """Begin to recover; new runs are welcome from here on."""
         registry.listen(self)
-        for run_id in await self._recovery.find_missing():
-            self._spawn_resume(run_id)
+        back = [self._resume_later(run_id) for run_id in await self._recovery.find_missing()]
+        resumed = asyncio.gather(*map(self._spawn, back))
         if requests := await self.journal.reader.requests():
-            self._spawn(self._recover_after(requests))
+            self._spawn(self._recover_after(requests, resumed))
         else:
             self._recovery.start()
         self._sweeper.start()
         self._spawn(self._families.close_orphans())
 
-    async def _recover_after(self, requests: Sequence[Request]) -> None:
+    async def _recover_after(
+        self, requests: Sequence[Request], resumed: asyncio.Future[Any]
+    ) -> None:
+        await resumed
         # First, so that no attempt begins again of a run that was cancelled meanwhile.
         wake = partial(self._commands.wake_up, self._loader)
         await Requests(self.journal, self.cancel, wake).perform(requests)
@@ -288,9 +293,6 @@ class Engine:
         # A run that waits for another one must not keep that one out of memory.
         busy = len(self.scheduler) - self._families.waiting_runs
         return busy < self._options.runs_max
-
-    def _make_room(self) -> None:
-        self._recovery.made_room()
 
     def attempt_over(self, run: HotRun, step: OpenStep) -> None:
         """Note that an attempt is not running any more."""

@@ -26,7 +26,7 @@ from durable._engine.payloads import EnginePayloads
 from durable._engine.scheduler import Scheduler
 from durable._engine.suspects import Suspects
 from durable._engine.timers import Timers
-from durable._journal.attributes import decode_attributes
+from durable._journal.attributes import decode_attributes, seed_of
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, RunRow, Write
 from durable._replay.attributes import first_attributes
@@ -93,7 +93,9 @@ class Loader:
             run.body.replay(2)
             self._arm(run)
 
-    def _give_body(self, run: HotRun, history: Sequence[Event]) -> bool:
+    def _give_body(
+        self, run: HotRun, history: Sequence[Event], whole: Sequence[Event] | None = None
+    ) -> bool:
         definition = run.definition or registry.find_workflow(run.row.workflow)
         if definition is None:
             name = run.row.workflow
@@ -119,8 +121,11 @@ class Loader:
             history,
             self._payloads,
             self._clock.wall_us,
+            seed_of(run.row.origin),
         )
-        run.body.attributes = first_attributes(decode_attributes(run.row.attributes), history)
+        run.body.attributes = first_attributes(
+            decode_attributes(run.row.attributes), history if whole is None else whole
+        )
         run.body.scratch.update(self.settings)
         return True
 
@@ -260,7 +265,7 @@ class Loader:
             self._host.block(run, "corrupt", str(error))
             return
         view = effective(history)
-        if not self._give_body(run, view.events):
+        if not self._give_body(run, view.events, history):
             return
         run.inbox = view.inbox()
         body = run.body
