@@ -96,7 +96,7 @@ def uuid4() -> uuid.UUID:
 def _seeded(body: Body) -> _random.Random:
     generator = body.scratch.get("random")
     if generator is None:
-        seed = int.from_bytes(sha256(body.run_id.encode()).digest(), "big")
+        seed = int.from_bytes(sha256(body.seed.encode()).digest(), "big")
         generator = body.scratch["random"] = _random.Random(seed)
     assert isinstance(generator, _random.Random)
     return generator

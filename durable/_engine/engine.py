@@ -124,6 +124,7 @@ class Engine:
         self._recovery = Recovery(
             journal, self.scheduler, self._loader, self._timers, clock, self._has_room
         )
+        self._families.made_room = self._recovery.made_room
         self._births = Births(
             journal, self._loader, self._recovery, payloads, clock, self.scheduler.soon
         )
@@ -152,6 +153,7 @@ class Engine:
             "import_run": shelf.import_run,
             "cancel_runs": cancellations.cancel_runs,
             "retry": self._to_the_end(self._rewinds.retry),
+            "fork": self._to_the_end(self._rewinds.fork),
             "pause": self._to_the_end(self._pauses.pause),
         }
 
@@ -165,7 +167,7 @@ class Engine:
             self.journal, self.scheduler, payloads, self._timers, clock,
             at_rest=self._waiters.at_rest, bring_back=self._fetch,
             cancel=partial(self.cancel, first=True), post=self._activation.post,
-            made_room=self._make_room, spawn=self._spawn,
+            spawn=self._spawn,
         )  # fmt: skip
         self._rewinds = Rewinds(
             self.journal, self._loader, self._commands, payloads, clock, self._parked, self._ends
@@ -293,9 +295,6 @@ class Engine:
         # A run that waits for another one must not keep that one out of memory.
         busy = len(self.scheduler) - self._families.waiting_runs
         return busy < self._options.runs_max
-
-    def _make_room(self) -> None:
-        self._recovery.made_room()
 
     def attempt_over(self, run: HotRun, step: OpenStep) -> None:
         """Note that an attempt is not running any more."""

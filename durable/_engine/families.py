@@ -57,8 +57,10 @@ class Families:
         bring_back: brings a run into memory that has left it.
         cancel: asks a run to end, unless it has been asked before.
         post: puts a step's outcome into its run's inbox.
-        made_room: told that another run may come into memory beside one that waits.
         spawn: runs a coroutine for as long as the engine is open.
+
+    Attributes:
+        made_room: told that another run may come into memory beside one that waits.
     """
 
     def __init__(
@@ -73,7 +75,6 @@ class Families:
         bring_back: Callable[[str], Awaitable[None]],
         cancel: Cancel,
         post: Callable[[HotRun, Inbound], None],
-        made_room: Callable[[], None],
         spawn: Spawn,
     ) -> None:
         self._journal = journal
@@ -85,7 +86,7 @@ class Families:
         self._bring_back = bring_back
         self._cancel = cancel
         self._post = post
-        self._made_room = made_room
+        self.made_room: Callable[[], None] = _nothing
         self._spawn = spawn
         # By the run that is waited for: the waiting runs in memory with their steps, and
         # the names of those that have left it.
@@ -107,7 +108,7 @@ class Families:
         """Let a step wait for the end of the run that it names."""
         (awaited,), _ = self._payloads.decode_call(step.payload)
         self._await(run, step.seq, str(awaited))
-        self._made_room()
+        self.made_room()
 
     def _await(self, run: HotRun, seq: int, awaited: str) -> None:
         if awaited == run.run_id:  # the last run of a chain may ask for the result of the first
@@ -281,3 +282,7 @@ class Families:
             pass  # deleted meanwhile
         except DurableError as error:
             self._later(error, self.close_orphans)
+
+
+def _nothing() -> None:
+    """Do nothing: nobody waits for room yet."""

@@ -26,7 +26,7 @@ from durable._engine.payloads import EnginePayloads
 from durable._engine.scheduler import Scheduler
 from durable._engine.suspects import Suspects
 from durable._engine.timers import Timers
-from durable._journal.attributes import decode_attributes
+from durable._journal.attributes import decode_attributes, seed_of
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, RunRow, Write
 from durable._replay.attributes import first_attributes
@@ -119,6 +119,7 @@ class Loader:
             history,
             self._payloads,
             self._clock.wall_us,
+            seed_of(run.row.origin),
         )
         run.body.attributes = decode_attributes(run.row.attributes)
         run.body.scratch.update(self.settings)

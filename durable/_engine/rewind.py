@@ -1,14 +1,16 @@
-"""Sets runs back: a failed run goes on from its failed step, in place.
+"""Sets runs back: a failed run goes on from its failed step, or as another run from anywhere.
 
-Owns what a retry writes (`retry_write`, a pure judgement that also serves where no process
-executes the journal) and the order in which an engine does it: first on record, then back
-into memory. What a run that was set back has for its history is `_replay.rewound`'s.
+Owns what a retry and a fork write, which also serves where no process executes the
+journal, and the order in which an engine does it: first on record, then into memory.
+What a run that was set back has for its history is `_replay.rewound`'s, what a fork
+begins with `_replay.forking`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from durable._base.clock import Clock
 from durable._base.ids import token_hash
@@ -16,6 +18,13 @@ from durable._engine.commands import Commands
 from durable._engine.ends import RecentEnds
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
+from durable._journal.attributes import (
+    Origin,
+    decode_attributes,
+    decode_origin,
+    encode_attributes,
+    encode_origin,
+)
 from durable._journal.journal import Journal
 from durable._journal.records import (
     BLOCKED,
@@ -31,10 +40,20 @@ from durable._journal.records import (
     RunState,
     Write,
 )
+from durable._replay.attributes import after_changes, first_attributes
 from durable._replay.events import Event, EventKind
+from durable._replay.forking import fork
 from durable._replay.hooks import hook_facts
 from durable._replay.rewound import View, cut_of, effective, is_resumption, mark, open_hooks
-from durable.errors import InternalError, RunStateError, WorkflowRunNotFoundError
+from durable.errors import (
+    InternalError,
+    RunExistsError,
+    RunStateError,
+    WorkflowRunNotFoundError,
+)
+
+# What tells that a run holds the token of its hook.
+_HOLDING = frozenset({EventKind.HOOK_RECEIVED, EventKind.HOOK_CONFLICT})
 
 _CURES = {
     BLOCKED: "`await run.resume()` lets a blocked run try again",
@@ -86,6 +105,7 @@ class Rewinds:
                 return
             view = effective([*history, write.events[0].event])
             write.ops = [*write.ops, *await claims_of(self._journal, self._payloads, row, view)]
+            write.vital = True
             self._recent.clear()  # what it had come to is about to be taken back
             try:
                 await self._journal.perform(write)
@@ -97,26 +117,107 @@ class Rewinds:
             if fresh is not None:
                 await self._loader.fetch(fresh, resumed=True, fresh=True)
 
+    async def fork(
+        self, run_id: str, new_id: str, at: int | str | None, results: list[list[Any]]
+    ) -> None:
+        """Make a run that shares another one's history; returns when that is durable.
+
+        Args:
+            run_id: of the run that is forked.
+            new_id: of the new one; made again under it, the request finds its own run.
+            at, results: see `_replay.forking.fork`; results are encoded.
+
+        Raises:
+            ForkError: there is no such place, or step. RunExistsError: `new_id` is taken.
+            RunStateError: a hook that it would need is held by a run that goes on.
+        """
+        await self._journal.perform(Write(done=_ignore, vital=True))  # after what is under way
+        row = await self._commands.row(run_id)
+        asked = Fork(row, new_id, at, [(key, payload) for key, payload in results])
+        made = await fork_run(self._journal, self._payloads, asked, self._clock.wall_us())
+        if made is not None:
+            await self._loader.fetch(made, resumed=True, fresh=True)
+
+
+class Fork(NamedTuple):
+    """What is asked for; see `Rewinds.fork`. `row` is that of the run that is forked."""
+
+    row: RunRow
+    new_id: str
+    at: int | str | None
+    results: list[tuple[int | str, bytes]]
+
+
+async def fork_run(
+    journal: Journal, payloads: EnginePayloads, asked: Fork, now_us: int
+) -> RunRow | None:
+    """Record a fork; return its row, None when the same has been recorded before."""
+    source, new_id = asked.row, asked.new_id
+    found = decode_origin(source.origin)
+    seed = source.run_id if found is None or found.seed is None else found.seed
+    origin = encode_origin(Origin("forked", source.run_id, seed))
+    history = await journal.reader.history(source.pk, source.run_id)
+    events = fork(source.run_id, history, asked.at, asked.results, now_us)
+    row = _forked(source, history, events, now_us)._replace(
+        pk=journal.next_pk(), run_id=new_id, origin=origin
+    )
+    ops = await claims_of(journal, payloads, row, effective(events))
+    write = Write(
+        done=_ignore, runs=[row], events=[RunEvent(row.pk, new_id, each) for each in events],
+        ops=ops,
+    )  # fmt: skip
+    await journal.perform(write)
+    existing = write.existing.get(new_id)
+    if existing is None:
+        return row
+    if existing.origin != origin:
+        raise RunExistsError(new_id)
+    return None
+
+
+def _forked(
+    source: RunRow, history: Sequence[Event], events: Sequence[Event], now_us: int
+) -> RunRow:
+    view, allowed = effective(events), time_allowed(source, history)
+    first = first_attributes(decode_attributes(source.attributes), history)
+    return source._replace(
+        status=RUNNING if view.started else PENDING,
+        created_at=now_us,
+        started_at=now_us if view.started else None,
+        completed_at=None,
+        wake_at=now_us,
+        deadline=None if allowed is None else now_us + allowed,
+        expires_at=None,
+        parent_id=None,
+        root_id=None,
+        attributes=encode_attributes(sorted(after_changes(first, view.events).items())),
+        blocked=None,
+        first_id=None,
+        bound_to=None,
+    )
+
 
 async def claims_of(
     journal: Journal, payloads: EnginePayloads, row: RunRow, view: View
 ) -> list[RowOp]:
-    """Return what gives a run its hook tokens back, which were freed at its end.
+    """Return what gives a run the hook tokens that its history says it holds.
 
     Raises:
         RunStateError: another run has got one of them since.
         PayloadDecodeError: it cannot be told which tokens.
     """
     ops: list[RowOp] = []
+    held = {e.ref for e in view.events if e.kind in _HOLDING}
     for hook in open_hooks(view.events):
         token = hook.name or str(hook_facts(payloads, hook)["token"])
         holder = await journal.reader.hook(token_hash(token))
-        if holder is not None and holder.pk != row.pk:
+        if holder is not None and holder.pk != row.pk and hook.seq in held:
             raise RunStateError(
                 row.run_id, row.status,
-                f"its hook {token!r} is held by run {holder.run_id} by now: end that run, or let "
-                "it dispose its hook, and repeat this",
+                f"the hook {token!r} that it needs is held by run {holder.run_id}: end that run, "
+                "or have it dispose its hook, and repeat this",
             )  # fmt: skip
+        # One that it was not sure of yet may turn out to be another run's: it is told so.
         ops.append(RowOp("claim_hook", (token_hash(token), row.pk, hook.seq)))
     return ops
 
@@ -136,18 +237,20 @@ def retry_write(row: RunRow, history: Sequence[Event], request: str, now_us: int
     cut, why = cut_of(history)
     at = max(now_us, history[-1].at)
     event = mark(history[-1].seq + 1, cut, why, at, payload)
-    started = effective([*history, event]).started
+    view = effective([*history, event])
+    started = view.started
     state = RunState(
         RUNNING if started else PENDING,
         row.started_at if started else None,
         None, at, None, None, row.pk,
     )  # fmt: skip
-    allowed = time_allowed(row, history)
-    ops = [] if allowed is None else [RowOp("set_deadline", (at + allowed, row.pk))]
-    return Write(
-        done=_ignore, events=[RunEvent(row.pk, row.run_id, event)], states=[state], ops=ops,
-        vital=True,
-    )  # fmt: skip
+    first = first_attributes(decode_attributes(row.attributes), history)
+    kept = encode_attributes(sorted(after_changes(first, view.events).items()))
+    ops = [] if kept == row.attributes else [RowOp("set_run_attributes", (kept, row.pk))]
+    if (allowed := time_allowed(row, history)) is not None:
+        ops.append(RowOp("set_deadline", (at + allowed, row.pk)))
+    events = [RunEvent(row.pk, row.run_id, event)]
+    return Write(done=_ignore, events=events, states=[state], ops=ops)
 
 
 def time_allowed(row: RunRow, history: Sequence[Event]) -> int | None:

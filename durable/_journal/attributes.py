@@ -67,6 +67,12 @@ def encode_origin(origin: Origin) -> str:
     return json.dumps(origin._asdict(), ensure_ascii=False)
 
 
+def seed_of(column: str | None) -> str | None:
+    """Return whose random numbers a run draws, None for its own."""
+    origin = decode_origin(column)
+    return None if origin is None else origin.seed
+
+
 def decode_origin(column: str | None) -> Origin | None:
     """Return the origin of a column, None for a run that was simply started."""
     return None if column is None else Origin(**json.loads(column))

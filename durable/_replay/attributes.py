@@ -74,6 +74,15 @@ def first_attributes(attributes: dict[str, str], history: Sequence[Event]) -> di
     return {key: value for key, value in found.items() if value is not None}
 
 
+def after_changes(attributes: Mapping[str, str], history: Sequence[Event]) -> dict[str, str]:
+    """Return what a run has after its history, given what it was started with."""
+    found: dict[str, str | None] = dict(attributes)
+    for event in history:
+        if event.kind in ATTRIBUTE_KINDS:
+            found.update(decode_change(event.payload).set)
+    return {key: value for key, value in found.items() if value is not None}
+
+
 def set_in_body(body: Bearer, changes: Changes) -> bool:
     """Issue a change; False when the history holds something else there.
 

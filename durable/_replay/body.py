@@ -114,6 +114,7 @@ class Body:
         history: all recorded events, beginning with `run_created`.
         payloads: encodes and decodes values.
         read_now: returns UTC microseconds; asked only while the run is live.
+        seed: of its random numbers and the order of sets. Default: the run's id.
     """
 
     def __init__(
@@ -123,12 +124,14 @@ class Body:
         history: Sequence[Event],
         payloads: Payloads,
         read_now: Callable[[], int],
+        seed: str | None = None,
     ) -> None:
         install()
         self.run_id = run_id
+        self.seed = seed or run_id
         self.script = Script(history, self._where)
-        # The upper bits come from the run's id, the lower ones count tasks and futures.
-        self.loop = make_loop(self, crc32(run_id.encode()) << 24)
+        # The upper bits come from the seed, the lower ones count tasks and futures.
+        self.loop = make_loop(self, crc32(self.seed.encode()) << 24)
         self.steps: dict[int, OpenStep] = {}
         self.waits: dict[int, OpenWait] = {}
         self.created: list[OpenStep | OpenWait] = []

@@ -27,7 +27,7 @@ from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import Created, EnginePort, RunSpec
 from durable._engine.remote import RemoteEngine
 from durable._engine.requests import CANCEL, WAKE
-from durable._engine.rewind import claims_of, retry_write
+from durable._engine.rewind import Fork, claims_of, fork_run, retry_write
 from durable._journal.attributes import PAUSED, decode_blocked
 from durable._journal.codec import Codec
 from durable._journal.control_client import OwnerLostError, own_or_connect
@@ -248,6 +248,8 @@ class Unowned:
             return await self._retry(**fields)
         if what == "pause":
             return await self._pause(**fields)
+        if what == "fork":
+            return await self._fork(**fields)
         if what != "delete_run":
             raise RuntimeNotRunningError(
                 f"no process has the journal {self._journal.path} open: {what} reaches a run only "
@@ -265,6 +267,12 @@ class Unowned:
             payloads, view = EnginePayloads(Codec()), effective([*history, write.events[0].event])
             write.ops = [*write.ops, *await claims_of(self._journal, payloads, row, view)]
             await self._record(write)
+
+    async def _fork(
+        self, run_id: str, new_id: str, at: int | str | None, results: list[list[Any]]
+    ) -> None:
+        asked = Fork(await self._row(run_id), new_id, at, [(key, each) for key, each in results])
+        await fork_run(self._journal, EnginePayloads(Codec()), asked, self._clock.wall_us())
 
     async def _pause(self, run_id: str, reason: str | None) -> None:
         row = await self._row(run_id)

@@ -148,9 +148,14 @@ def _add_lifecycle(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     retry = commands.add_parser("retry", help="let a failed run go on from its failed step")
     _add_command(retry, _retry, on_ended=True)
     rerun = commands.add_parser("rerun", help="start a new run with the same input")
-    _add_command(rerun, _rerun, on_ended=True).add_argument(
-        "--run-id", dest="new_id", help="of the new run"
+    _add_command(rerun, _rerun, on_ended=True)
+    fork = commands.add_parser("fork", help="start a new run that shares a run's history")
+    _add_command(fork, _fork, on_ended=True)
+    fork.add_argument(
+        "--at", help="last event to share (its number), or first step to attempt again (its name)"
     )
+    for parser in (rerun, fork):
+        parser.add_argument("--run-id", dest="new_id", help="of the new run")
 
 
 def _add_command(
@@ -302,6 +307,13 @@ async def _rerun(port: CommandPort, arguments: argparse.Namespace) -> str:
         wanted = checked_id(arguments.new_id, arguments.request)
         new_id = await rerun(access.reader, port, row, wanted)
     return f"started anew as {new_id}"
+
+
+async def _fork(port: CommandPort, arguments: argparse.Namespace) -> str:
+    at, new_id = arguments.at, checked_id(arguments.new_id, arguments.request)
+    place = int(at) if at is not None and at.isdecimal() else at
+    await port.ask("fork", run_id=arguments.run_id, new_id=new_id, at=place, results=[])
+    return f"forked as {new_id}"
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -7,9 +7,10 @@ history is decided in `_engine.rewind` and `_replay.rewound`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
+from durable._authoring.step import Step
 from durable._authoring.workflow import StartOptions
 from durable._base.ids import valid_run_id
 from durable._engine.ports import Created, RunSpec
@@ -99,6 +100,38 @@ async def pause(port: LifecyclePort, run_id: str, reason: str | None) -> None:
     await port.ask("pause", run_id=run_id, reason=reason)
 
 
+Results = Mapping[str | int | Step[..., Any], object]
+
+
+def named_results(results: Results) -> dict[str | int, object]:
+    """Return the results of steps by their names, ids or numbers.
+
+    Raises:
+        TypeError: a key names no step.
+    """
+    named: dict[str | int, object] = {}
+    for key, value in results.items():
+        name = key.name if isinstance(key, Step) else key
+        if not isinstance(name, (str, int)) or isinstance(name, bool):
+            raise TypeError(
+                f"results={{{key!r}: ...}}: name a step by itself, its name, id or number"
+            )
+        named[name] = value
+    return named
+
+
+def place_of(at: object) -> int | str | None:
+    """Return a place in a history as an engine takes it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    at = at.name if isinstance(at, Step) else at
+    if at is not None and (isinstance(at, bool) or not isinstance(at, (int, str))):
+        raise TypeError(f"at={at!r} is no place: give the number of an event, or a step")
+    return at
+
+
 class Lifecycle(RunHandle):
     """The methods of a handle that are about more than one end of a run."""
 
@@ -171,6 +204,47 @@ class Lifecycle(RunHandle):
         checked_id(run_id, "")
         return await self._asked("rerun", lambda: self._rerun(run_id), run_id=run_id)
 
+    async def fork(
+        self,
+        at: str | int | Step[..., Any] | None = None,
+        results: Results | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> Self:
+        """Start a new run that shares this one's history up to a place; return its handle.
+
+        Works on runs of any status; this one stays as it is. Shared steps do not run again,
+        those without an outcome at that place do (under keys of their own). The new run
+        draws the same random numbers; it has no parent, no streams of this one, and its
+        `timeout` counts anew. Handles of children in the shared history are of the same
+        runs. `origin` names this run.
+
+        Args:
+            at: the number of an event: the last one that is shared; or a step (itself, its
+                name or its id): the first one that is attempted again. Default: the end of
+                the history; of a failed run, where `retry` would go on.
+            results: what steps are to have returned, by step, name or id. Without `at`, what
+                the body did after the first of them is decided anew. With `at`, earlier
+                results change what is shared, and code that decides something else because
+                of them parks the run as blocked.
+            run_id: of the new run; repeated under the same id the same run is returned.
+
+        Raises:
+            ForkError: there is no such place or step, or more than one.
+            RunExistsError: `run_id` is taken. TypeError, ValueError: an argument is unusable.
+            RunStateError: the history has used a hook that is still held by another run.
+            SerializationError: a result cannot be stored.
+
+        Example:
+            ``fixed = await run.fork(results={"charge": "receipt-17"})``
+        """
+        checked_id(run_id, "")
+        place = place_of(at)
+        named = named_results(results or {})
+        return await self._asked(
+            "fork", lambda: self._fork(place, named, run_id), place, named, run_id=run_id
+        )
+
     async def _pause(self, reason: str | None) -> None:
         await pause(await self._port(), self.run_id, reason)
 
@@ -181,3 +255,15 @@ class Lifecycle(RunHandle):
         access, row = await self._way(), await self._row()
         wanted = checked_id(run_id, self._derived_id())
         return type(self)(await rerun(access.reader, await access.port(), row, wanted), access)
+
+    async def _fork(
+        self, at: int | str | None, results: dict[str | int, object], run_id: str | None
+    ) -> Self:
+        access, new_id = await self._way(), checked_id(run_id, self._derived_id())
+        edits = [
+            [key, access.payloads.encode(value, f"results[{key!r}]")]
+            for key, value in results.items()
+        ]
+        port = await access.port()
+        await port.ask("fork", run_id=self.run_id, new_id=new_id, at=at, results=edits)
+        return type(self)(new_id, access)

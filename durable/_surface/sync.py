@@ -26,6 +26,7 @@ from typing import (
     overload,
 )
 
+from durable._authoring.step import Step
 from durable._authoring.workflow import Workflow
 from durable._authoring.writable import SyncWritable
 from durable._base.clock import Clock
@@ -35,7 +36,7 @@ from durable._journal.driver import DriverFactory
 from durable._surface.cancelling import CancelOutcome
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
-from durable._surface.lifecycle import RunOrigin
+from durable._surface.lifecycle import Results, RunOrigin
 from durable._surface.messages import WebhookRequest, WebhookResponse
 from durable._surface.options import Duration
 from durable._surface.run import Run
@@ -394,6 +395,17 @@ class SyncRun(Generic[R]):
     def rerun(self, *, run_id: str | None = None) -> SyncRun[R]:
         """Start a new run with the same workflow and input. See `Run.rerun`."""
         return SyncRun(self._host.call(lambda: self._run.rerun(run_id=run_id)), self._host)
+
+    def fork(
+        self,
+        at: str | int | Step[..., Any] | None = None,
+        results: Results | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> SyncRun[R]:
+        """Start a new run that shares this one's history up to a place. See `Run.fork`."""
+        run = self._host.call(lambda: self._run.fork(at, results, run_id=run_id))
+        return SyncRun(run, self._host)
 
     def delete(self) -> None:
         """Delete the run, which must have ended. See `Run.delete`."""

@@ -128,3 +128,23 @@ async def gatherer() -> int:
 async def main_gatherer(program: Program) -> None:
     """A parent and its children."""
     await program.finish(await program.start(gatherer.options(run_id="gather-1")))
+
+
+DRAFT, REVIEW, PRINT = make("draft"), make("review"), make("print")
+
+
+@workflow(name="crash.edited")
+async def edited(value: int) -> int:
+    """Three steps."""
+    return await PRINT(await REVIEW(await DRAFT(value)))
+
+
+async def main_fork(program: Program) -> None:
+    """A run, one that shares its first step and has its second one edited, and a rerun."""
+    run = await program.start(edited.options(run_id="edit-1"), 0)
+    await program.finish(run)
+    forked = await insist(lambda: run.fork(results={"review": 100}, run_id="edit-2"))
+    note("acked", forked.run_id)
+    again = await insist(lambda: run.rerun(run_id="edit-3"))
+    note("acked", again.run_id)
+    await asyncio.gather(program.finish(forked), program.finish(again))

@@ -440,6 +440,15 @@ SCENARIOS = {
         {"gather-1": ("completed", "6")},
         batch={"crash.part": 3},
     ),
+    "fork": Scenario(
+        lifecycle.main_fork,
+        {
+            "edit-1": ("completed", "3"),
+            "edit-2": ("completed", "101"),
+            "edit-3": ("completed", "3"),
+        },
+        batch={"crash.edited": 3},
+    ),
 }
 
 

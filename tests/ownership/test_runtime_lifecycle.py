@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from durable import RunOrigin, Runtime, start
-from durable.errors import RunStateError, WorkflowRunFailedError
+from durable.errors import ForkError, RunStateError, WorkflowRunFailedError
+from tests.ownership import flows
 from tests.ownership.flows import doomed, held, outcome, total
 from tests.ownership.peers import Peers, until
 
@@ -40,6 +41,20 @@ async def test_client_makes_a_run_anew(peers: Peers, journal_path: Path) -> None
         again = await run.rerun(run_id="t2")
         assert await again.result() == 3
         assert await again.origin() == RunOrigin("rerun", "t")
+
+
+async def test_client_forks_a_run(peers: Peers, journal_path: Path) -> None:
+    """With an edited result; what is wrong is told by the client's own kinds of error."""
+    owner = await peers.start()
+    async with Runtime(journal_path):
+        run = await start(held, "a", 2)
+        assert await owner.happens("began") == "a"
+        made = await run.fork(results={"hold": 17}, run_id="f")
+        assert await made.result() == 17
+        with pytest.raises(ForkError, match="no step named 'nothing'"):
+            await run.fork(at="nothing")
+        owner.tell("here.gates['a'].set()")
+        assert await run.result() == owner.pid
 
 
 async def test_client_pauses_a_run_and_lets_it_go_on(peers: Peers, journal_path: Path) -> None:
@@ -76,8 +91,6 @@ async def test_pause_outlives_its_owner(peers: Peers, journal_path: Path) -> Non
 
         await until(taken_over)
         assert await run.status() == "blocked"
-        from tests.ownership import flows
-
         flows.here.gates["a"].set()
         await run.resume()
         assert await outcome(run)

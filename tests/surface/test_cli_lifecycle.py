@@ -64,6 +64,28 @@ def test_rerun_without_an_owner_begins_at_the_next_opening(
     with_runtime(journal_path, finishes)
 
 
+def test_fork_without_an_owner_goes_on_at_the_next_opening(
+    journal_path: Path, command: Command
+) -> None:
+    """At a step, at an event, or where the run has ended; a place that is not there is told."""
+    with_runtime(journal_path, some_runs)
+    code, out, err = command("fork", "first", "--run-id", "f1")
+    assert (code, err) == (0, "")
+    assert out == "first: forked as f1; it is completed now\n"
+    assert command("fork", "first", "--at", "2", "--run-id", "f2")[0] == 0
+    assert command("fork", "first", "--at", "double", "--run-id", "f3")[0] == 0
+    code, _, err = command("fork", "first", "--at", "nothing")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "no step named 'nothing'" in err
+
+    async def finish(rt: Runtime) -> None:
+        for run_id in ("f1", "f2", "f3"):
+            assert await rt.get_run(run_id).result(WAIT) == 42
+            assert await rt.get_run(run_id).replayed_from() == "first"
+
+    with_runtime(journal_path, finish)
+
+
 def test_pause_and_resume_without_an_owner(journal_path: Path, command: Command) -> None:
     """The next opening finds the run paused, and the one after it going on."""
     with_runtime(journal_path, some_runs)
