@@ -11,6 +11,7 @@ copied. The copy counts as one whose owner died: what was in flight runs again t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
@@ -113,8 +114,7 @@ async def back_up(
         os.close(descriptor)
         await _with(drivers, files.uri("ro"), partial(_copy, draft, files.path, stop))
         runs, events = await _check(drivers, draft, stop)
-        sync_and_close(os.open(draft, os.O_RDWR | os.O_CLOEXEC))
-        put_in_place(draft, path, overwrite=overwrite)
+        await asyncio.to_thread(_give_name, draft, path, overwrite=overwrite)
     except FileExistsError:
         raise
     except (sqlite3.Error, OSError, JournalCorruptError) as error:
@@ -138,6 +138,12 @@ def _refuse_place(files: JournalFiles, path: str) -> None:
                 f"{path} cannot be overwritten: beside it lies {left}, so it is a journal that is "
                 "open, or was not closed in order; choose another path"
             )
+
+
+def _give_name(draft: str, path: str, *, overwrite: bool) -> None:
+    """Make a good copy durable, which may take a while, and the backup."""
+    sync_and_close(os.open(draft, os.O_RDWR | os.O_CLOEXEC))
+    put_in_place(draft, path, overwrite=overwrite)
 
 
 async def _with(drivers: DriverFactory, uri: str, fn: Callable[[sqlite3.Connection], T]) -> T:
