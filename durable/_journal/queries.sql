@@ -8,6 +8,12 @@ INSERT INTO runs (pk, run_id, workflow, status, created_at, started_at, complete
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
+-- name: insert_plain_run
+-- The same for runs of which nothing else is to be said: Python's sqlite3 binds nulls slowly.
+INSERT INTO runs (pk, run_id, workflow, status, created_at, wake_at, behaviour)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING;
+
 -- name: insert_event
 -- A due time of -2^62, ages ago, stands for none: Python's sqlite3 binds a null more slowly.
 INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)

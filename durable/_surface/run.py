@@ -96,6 +96,8 @@ class Run(Generic[R]):
             )
 
     async def _end(self, port: EnginePort, seconds: float | None) -> RunEnd:
+        if seconds is None:
+            return await port.wait_end(self.run_id)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
