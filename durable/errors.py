@@ -245,6 +245,8 @@ class WorkflowRunNotFinishedError(RunStateError):
 
     def __init__(self, run_id: str, status: str) -> None:
         super().__init__(run_id, status, "cancel it first, or wait until it has ended")
+
+
 class ForkError(_RunError, ValueError):
     """A run cannot be forked where, or with the results, that were asked for."""
 
