@@ -28,6 +28,7 @@ _INSERT_RUN, _INDEX_ATTRIBUTES = QUERIES["insert_run"], QUERIES["index_attribute
 _INSERT_PLAIN_RUN = QUERIES["insert_plain_run"]
 _PLAIN_COLUMNS = ("pk", "run_id", "workflow", "status", "created_at", "wake_at", "behaviour")
 _PLAIN = itemgetter(*map(RunRow._fields.index, _PLAIN_COLUMNS))
+_ATTRIBUTES = RunRow._fields.index("attributes")
 _NULLS_OF_PLAIN = len(RunRow._fields) - len(_PLAIN_COLUMNS)
 # By falling number of rows. A large one runs without the interpreter's lock nearly all its time.
 _INSERT_EVENTS = [(rows, for_rows(QUERIES["insert_event"], rows)) for rows in (100, 20, 5, 2, 1)]
@@ -130,7 +131,7 @@ def _insert_runs(
         inserted = conn.executemany(_INSERT_PLAIN_RUN, map(_PLAIN, rows)).rowcount
     else:
         inserted = conn.executemany(_INSERT_RUN, rows).rowcount
-    if not plain and (tagged := [(row.pk,) for row in rows if row.attributes is not None]):
+    if not plain and (tagged := [row[:1] for row in rows if row[_ATTRIBUTES] is not None]):
         tally.statements += 1
         conn.executemany(_INDEX_ATTRIBUTES, tagged)
     if inserted == len(rows):
