@@ -35,6 +35,7 @@ class Attempt:
     ticket: Ticket | None = None
     timeout: Timer | None = None
     fences = began_us = 0  # known when it begins
+    slot = 0  # see `Marks`
     yielded = 0
 
     def __init__(

@@ -106,6 +106,7 @@ class Engine:
         # Straight to where they end up: every step passes here.
         self._executor.post = self._activation.post
         self._executor.soon = self.scheduler.soon
+        self._executor.marks = journal.marks
         self._activation.ready = self.scheduler.ready
         self._streams.post = self._activation.post
         self._suspects = Suspects(journal, self._executor.dispatch, self.block, self._timers, clock)
@@ -181,6 +182,7 @@ class Engine:
 
     async def open(self) -> None:
         """Begin to recover; new runs are welcome from here on."""
+        self.journal.marks.open(f"{self.journal.path}.running")
         registry.listen(self)
         back = [self._resume_later(run_id) for run_id in await self._recovery.find_missing()]
         resumed = asyncio.gather(*map(self._spawn, back))

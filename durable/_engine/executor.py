@@ -30,6 +30,7 @@ from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.streams import Streams
 from durable._engine.threads import ThreadPool, tell
+from durable._journal.marks import Marks
 from durable._replay.body import OpenStep
 from durable._replay.events import FAILED_ATTEMPT, STEP_COMPLETED, STEP_RETRYING, EventKind
 from durable._replay.ports import SCALARS
@@ -113,6 +114,7 @@ class Executor:
         streams: what attempts write to.
 
     Attributes:
+        marks: where running attempts are noted for the next owner.
         post: where outcomes go; by default `outcomes.post`.
     """
 
@@ -147,6 +149,7 @@ class Executor:
         self.families: Families | None = None
         self.post: Callable[[HotRun, Inbound], None] = outcomes.post
         self.soon = outcomes.soon
+        self.marks = Marks()
 
     # --- beginning -----------------------------------------------------------------
 
@@ -196,6 +199,7 @@ class Executor:
         context = step.context.copy()
         context.run(current_attempt.set, attempt)
         if made.is_async:
+            attempt.slot = self.marks.mark(attempt.run.row.pk, step.seq)
             self._begin_async(attempt, made, context, args, kwargs)
             return
         try:
@@ -257,15 +261,26 @@ class Executor:
             there = (attempt.metadata, made.fn, args, kwargs)
             attempt.ticket = self._processes.submit(
                 run_in_attempt, there, {}, done, self._loop, self._threads,
-                begun=partial(self._limit_sync, attempt),
+                begun=partial(self._begun_elsewhere, attempt),
             )  # fmt: skip
 
     def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
         """Run a step's function; the attempt begins here, and not with its place in the queue."""
         attempt.began_us = self._clock.wall_us()
+        self._mark(attempt)
         if attempt.settings.timeout is not None:
             tell(self._loop, partial(self._limit_sync, attempt))
         return call()
+
+    def _mark(self, attempt: Attempt) -> None:
+        attempt.slot = slot = self.marks.mark(attempt.run.row.pk, attempt.step.seq)
+        if attempt.forgotten and slot:  # meanwhile, on the loop
+            self.marks.clear(slot)
+
+    def _begun_elsewhere(self, attempt: Attempt) -> None:
+        if not attempt.forgotten:
+            self._mark(attempt)
+            self._limit_sync(attempt)
 
     def _limit_sync(self, attempt: Attempt) -> None:
         limit = attempt.settings.timeout
@@ -381,6 +396,8 @@ class Executor:
         if attempt.forgotten:
             return False
         attempt.forgotten = True
+        if attempt.slot:
+            self.marks.clear(attempt.slot)
         if attempt.outlet is not None:
             attempt.outlet.end()
         if attempt.task is not None or attempt.ticket is not None:

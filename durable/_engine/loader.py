@@ -322,7 +322,7 @@ class Loader:
         for wait in waits:
             self._activation.arm_wait(run, wait)
         was_running = row.wake_at == 0 and not (self._journal.clean or resumed)
-        note = INTERRUPTED if was_running else PARKED
+        running = self._journal.marks.previous
         for step in steps:
             if step.running or step.seq not in body.steps:
                 continue
@@ -330,10 +330,12 @@ class Loader:
                 self._activation.arm_retry(run, step)  # nothing of it can have been cut off
             elif fresh or step.retry_at is not None:  # the next attempt has not begun
                 self._activation.arm_retry(run, step)
-            elif self._suspects.died_alone(run.row.pk, step.seq):
-                self._suspects.set_aside(run, step)
-                return
             else:
+                # What was about to begin, or had just ended, did not kill the process.
+                cut_off = was_running and (running is None or (row.pk, step.seq) in running)
+                if cut_off and self._suspects.died_alone(row.pk, step.seq):
+                    return self._suspects.set_aside(run, step)
+                note = INTERRUPTED if cut_off else PARKED
                 run.inbox.append(Inbound(EventKind.STEP_RETRYING, step.seq, note))
 
     def _caught_up(self, run: HotRun, body: Body) -> bool:

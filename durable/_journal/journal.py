@@ -22,6 +22,7 @@ from durable._journal.database import Boot, finish, prepare
 from durable._journal.driver import Driver, DriverFactory, ThreadDriver
 from durable._journal.faults import UnknownOutcomeError, translate
 from durable._journal.files import JournalFiles
+from durable._journal.marks import Marks
 from durable._journal.reader import Reader
 from durable._journal.records import Write
 from durable._journal.retention import delete_expired, delete_run, empty_trash
@@ -46,6 +47,7 @@ class Journal:
         journal_id: random, made with the file; empty for readers.
         clean: whether the previous owner ended in an orderly way.
         boot_number: how often the journal was opened by an owner, this time included.
+        marks: which attempts run now; opened by who executes runs.
         suspect: (pk, seq) of the step that was running alone when the process died, or None.
     """
 
@@ -59,6 +61,7 @@ class Journal:
     ) -> None:
         self.path = files.path
         self._files = files
+        self.marks = Marks()
         self._drivers = drivers
         self._copying: dict[asyncio.Task[Backup], Stop] = {}
         self.codec = codec
@@ -221,12 +224,14 @@ class Journal:
             return
         await self.writer.drain()
         await self.reader.close()
+        self.marks.close(clean=clean)
         await _finish(self._driver, clean, self.path)
         await self._driver.close()
 
     def abandon(self) -> None:
         """Let go of everything without waiting: the process is going down."""
         self._closed = True
+        self.marks.close(clean=False)
         for stop in self._copying.values():
             stop.ask()
         if self.writer is not None:

@@ -173,15 +173,15 @@ async def test_sequential_step_wakes_the_journal_thread_once_at_most(
 
 
 # Per step of each shape. In all of them about 18 calls are the replay room's (the command, its
-# event and its future; the outcome, its event and the turn of the body's loop), 17 the engine's
+# event and its future; the outcome, its event and the turn of the body's loop), 19 the engine's
 # (the activation and its write, the attempt and its outcome), 4 the codec's, 2 the user's.
 # W2 pays 45 more for what the others share among many steps: two turns of the host's loop
 # (22), a slice of the scheduler (10), a batch of the writer and its way there and back (13).
 # W4 pays 8 for a task of the body's loop and for `gather`.
 BUDGETS: list[tuple[str, Work, tuple[int, int], float]] = [
-    ("W2, one after the other", sequential, (20, 120), 92),
-    ("W3, many runs", many_runs, (500, 1500), 46),
-    ("W4, gathered", gathered, (100, 600), 46),
+    ("W2, one after the other", sequential, (20, 120), 94),
+    ("W3, many runs", many_runs, (500, 1500), 48),
+    ("W4, gathered", gathered, (100, 600), 48),
 ]
 
 

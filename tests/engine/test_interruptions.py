@@ -200,3 +200,33 @@ async def test_resumed_run_is_due_again_when_its_code_wants_it(
         assert rt._engine.scheduler.get(run.run_id) is None
         await elapse(rt, virtual_clock, 1000, 500)
         assert await rt.get_run(run.run_id).result(5) == "awake"
+
+
+@step(name="interruptions.narrow", concurrency=1)
+async def narrow(number: int) -> int:
+    """Hang, one at a time, while the test says so."""
+    attempts.append((f"narrow {number}", get_step_metadata().attempt))
+    if stuck[0]:
+        await asyncio.Event().wait()
+    return number
+
+
+@workflow(name="interruptions.queue")
+async def queue() -> list[int]:
+    """Two steps of which only one may run."""
+    return await asyncio.gather(narrow(1), narrow(2))
+
+
+async def test_step_that_waited_for_its_turn_is_not_counted_as_interrupted(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """Its code was not running, so that it cannot have killed the process."""
+    stuck[0] = True
+    async with crashing(journal_path, virtual_clock) as rt:
+        run = await rt.start(queue)
+        await until(lambda: attempts)
+    stuck[0] = False
+    async with opened(journal_path, virtual_clock) as rt:
+        assert await rt.get_run(run.run_id).result(5) == [1, 2]
+        events = await rt.get_run(run.run_id).events()
+        assert [e.name for e in events if e.kind == "step_retrying"] == ["interrupted", "parked"]
