@@ -255,6 +255,8 @@ class Activation:
             add_successor(run, body, self._next_pk(), turn)
         if events:
             turn.turn = (run.row.pk, run.run_id, events)
+        if body.outcome is not None and run.row.first_id is not None:
+            body.use_hooks().any_claims = True  # tokens may be kept for it
         if body.hooks is not None and self.hooks is not None:
             turn.done = turn.settle
             self.hooks.record(run, body, turn)

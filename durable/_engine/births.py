@@ -133,13 +133,13 @@ class Births:
         await told
         return write.existing
 
-    def admit(self, run: HotRun, event: Event) -> None:
+    def admit(self, run: HotRun, *history: Event) -> None:
         """Bring a run that is on record to memory, now or when it is due and there is room."""
         due_now = run.row.wake_at is not None and run.row.wake_at <= self._clock.wall_us()
         if self._loader.stopped:
             return  # the journal is about to be let go: it is a row of the next opening
         if due_now and self._recovery.has_room():
-            self._loader.admit(run, event)
+            self._loader.admit(run, *history)
         else:
             self._recovery.leave_behind(run.row.wake_at)
 

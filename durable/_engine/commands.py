@@ -19,6 +19,7 @@ from durable._engine.scheduler import Scheduler
 from durable._journal.journal import Journal
 from durable._journal.records import (
     BLOCKED,
+    CONTINUED,
     FINISHED,
     PENDING,
     RUNNING,
@@ -66,6 +67,13 @@ class Commands:
         if row is None:
             raise WorkflowRunNotFoundError(run_id)
         return row
+
+    async def successor_of(self, row: RunRow) -> str | None:
+        """Return the id of the run that has continued this one, None if none has."""
+        if row.status != CONTINUED:
+            return None
+        last = await self._journal.reader.last_event(row.pk, row.run_id)
+        return None if last is None or last.payload is None else last.payload.decode()
 
     def at_hand(self, run_id: str) -> HotRun | None:
         """Return the run if it is in memory and can take something in."""

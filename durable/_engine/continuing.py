@@ -1,17 +1,28 @@
 """The run that goes on in the place of one that has ended by `continue_as_new`.
 
 Owns what the successor takes over: workflow and options, attributes, parent and root, the
-deadline as it stands, the bond of a child to its parent. It begins with an empty history,
-and is recorded in the same transaction as the end of the run before it.
+deadline as it stands, the bond of a child to its parent, the hook tokens asked for, and
+what was sent to the run and not taken. It begins with a history of its own, and is recorded
+in the same transaction as the end of the run before it.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
+from durable._base.ids import token_hash
 from durable._engine.hot import HotRun
 from durable._journal.attributes import Origin, encode_origin
-from durable._journal.records import PENDING, RunEvent, Write
+from durable._journal.records import PENDING, RowOp, RunEvent, Write
 from durable._replay.body import Body
+from durable._replay.ending import Continuation
 from durable._replay.events import Event, EventKind
+from durable._replay.hooks import kept_box
+from durable._replay.ports import Payloads
+from durable.errors import SerializationError
+
+logger = logging.getLogger("durable")
 
 
 def add_successor(run: HotRun, body: Body, pk: int, write: Write) -> None:
@@ -43,6 +54,25 @@ def add_successor(run: HotRun, body: Body, pk: int, write: Write) -> None:
         origin=encode_origin(Origin("continued", row.run_id)),
     )
     created = Event(1, EventKind.RUN_CREATED, 0, row.workflow, end.at, None, wanted.payload)
+    mail = [
+        Event(seq, EventKind.HOOK_RECEIVED, 0, name, end.at, None, payload)
+        for seq, (name, payload) in enumerate(_not_taken(wanted, body.payloads), 2)
+    ]
+    begins = [RunEvent(pk, successor.run_id, event) for event in (created, *mail)]
     write.runs = [*write.runs, successor]
-    write.events = [*write.events, RunEvent(pk, successor.run_id, created)]
-    run.successor = HotRun(successor, run.definition), created
+    write.events = [*write.events, *begins]
+    # Before the others of its tokens are freed.
+    keeps = [RowOp("keep_hook", (pk, token_hash(hook.token), row.pk)) for hook in wanted.kept]
+    write.ops = [*write.ops, *keeps]
+    run.successor = HotRun(successor, run.definition), [created, *mail]
+
+
+def _not_taken(wanted: Continuation, payloads: Payloads) -> Iterator[tuple[str, bytes]]:
+    """Yield what waits in mailboxes and kept hooks, with the names of the new mailboxes."""
+    boxes = [*wanted.boxes.items(), *((kept_box(hook.token), hook) for hook in wanted.kept)]
+    for name, box in boxes:
+        for value in box.payloads:
+            try:
+                yield name, payloads.encode(value, "payload")
+            except SerializationError:
+                logger.exception("a payload is lost at continue_as_new, which nobody has taken")

@@ -46,7 +46,6 @@ from durable._journal.attributes import PAUSED, Blocked, decode_blocked, encode_
 from durable._journal.journal import Journal
 from durable._journal.records import (
     BLOCKED,
-    CONTINUED,
     FINISHED,
     Request,
     RunRow,
@@ -220,10 +219,8 @@ class Engine:
         """Request a cancellation, or only the `first` one; see `EnginePort`."""
         self._require_open()
         found = await self._commands.cancel(self._loader, run_id, reason, first=first)
-        if isinstance(found, RunRow) and found.status == CONTINUED:
-            last = await self.journal.reader.last_event(found.pk, run_id)
-            if last is not None and last.payload is not None:
-                return await self.cancel(last.payload.decode(), reason, first=first)
+        if isinstance(found, RunRow) and (later := await self._commands.successor_of(found)):
+            return await self.cancel(later, reason, first=first)
         if not isinstance(found, RunRow) or found.status != BLOCKED:
             return
         async with self._parked:
@@ -311,7 +308,8 @@ class Engine:
             self._families.ended(run)
         run.drop()
         if run.successor is not None:
-            self._births.admit(*run.successor)
+            successor, history = run.successor
+            self._births.admit(successor, *history)
         if run.finished:
             self._sweeper.expect(run.state.expires_at)
             payload = None if outcome is None else outcome.payload

@@ -41,7 +41,7 @@ class HotRun:
         self.birth: Write | None = None  # the write that creates the run, until it is submitted
         self.born = True  # False until the write that creates the run is durable
         self.begins_at = 0  # when it was asked to start (UTC microseconds), 0 = at once
-        self.successor: tuple[HotRun, Event] | None = None  # which goes on in its place
+        self.successor: tuple[HotRun, list[Event]] | None = None  # which goes on in its place
         self.unsaved = 0  # writes submitted and not yet durable
         self.scheduled = False
         self.loading = False

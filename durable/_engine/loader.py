@@ -80,17 +80,18 @@ class Loader:
 
     # --- new runs -----------------------------------------------------------------------
 
-    def admit(self, run: HotRun, created: Event) -> None:
+    def admit(self, run: HotRun, *history: Event) -> None:
         """Give a new run its body and queue it, or set the alarm for its delayed start.
 
-        Parks it when its workflow is unknown here.
+        Parks it when its workflow is unknown here. Behind its creation its history may hold
+        what was sent to it.
         """
         if self._scheduler.get(run.run_id) is not None:
             return
         self._scheduler.add(run)
-        if self._give_body(run, [created]):
+        if self._give_body(run, history):
             assert run.body is not None
-            run.body.replay(2)
+            run.body.replay(1 + len(history))
             self._arm(run)
 
     def _give_body(self, run: HotRun, history: Sequence[Event]) -> bool:

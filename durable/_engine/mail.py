@@ -27,7 +27,7 @@ from durable._engine.payloads import EnginePayloads
 from durable._journal.attributes import decode_blocked
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, HookRow, RunRow, Write
-from durable._replay.hooks import HOOK_RECEIVED, hook_facts, mail_name
+from durable._replay.hooks import HOOK_RECEIVED, hook_facts, kept_box, mail_name
 from durable._replay.mailbox import Delivery, Fit, Mailbox, OpenHook
 from durable._replay.script import UNDECODED, Inbound
 from durable.errors import (
@@ -93,10 +93,10 @@ class Mail:
         Raises:
             HookNotFoundError, HookPayloadError, WorkflowRunBlockedError: not recorded.
         """
-        name = mail_name("", key)
+        name, late = mail_name("", key), mail_name(kept_box(token), key)
         while (place := await self._find(token)) is not None:
             run, hook = place
-            item = Inbound(HOOK_RECEIVED, hook.seq, name, None, payload)
+            item = Inbound(HOOK_RECEIVED, hook.seq, name if hook.seq else late, None, payload)
             if await self._give(run, hook, item):
                 return run.run_id
         if key and run_id and await self._was_recorded(run_id, seq, name):
@@ -113,6 +113,8 @@ class Mail:
             if isinstance(found, RunRow):
                 return (found, row) if found.status == BLOCKED else None
             assert found.body is not None
+            if found.body.outcome is None and row.seq == 0:
+                return found, row
             hook = None if found.body.hooks is None else found.body.hooks.open.get(row.seq)
             if found.body.outcome is None:
                 return None if hook is None else (found, hook)
@@ -121,15 +123,19 @@ class Mail:
 
     async def _give(self, run: HotRun | RunRow, hook: OpenHook | HookRow, item: Inbound) -> bool:
         if isinstance(run, HotRun):
-            assert isinstance(hook, OpenHook)
-            return await self._deliver(run, hook, item)
+            assert run.body is not None
+            late = item.name.partition("\n")[0]
+            box = hook if isinstance(hook, OpenHook) else run.body.use_hooks().box(late)
+            return await self._deliver(run, box, item)
+        if item.ref == 0:  # the run has yet to create the hook
+            return await self._leave(run, item)
         created = await self._journal.reader.history(run.pk, run.run_id, item.ref - 1, 1)
         if created and hook_facts(self._payloads, created[0]).get("type") is not None:
             raise _cannot_ask(run)
         return await self._leave(run, item)
 
     async def send(self, run_id: str, name: str, payload: bytes, key: str | None = None) -> None:
-        """Record a payload for a mailbox of a run.
+        """Record a payload for a mailbox of a run, or of the one that has continued it.
 
         Raises:
             WorkflowRunNotFoundError: there is no such run. HookNotFoundError: it has ended.
@@ -141,10 +147,13 @@ class Mail:
                 break
         else:
             return
-        if not (key and await self._was_recorded(run_id, 0, item.name)):
-            raise HookNotFoundError(
-                name, f"run {run_id} is {run.status}: its mailbox {name!r} takes nothing any more"
-            )
+        if key and await self._was_recorded(run_id, 0, item.name):
+            return
+        if (successor := await self._commands.successor_of(run)) is not None:
+            return await self.send(successor, name, payload, key)
+        raise HookNotFoundError(
+            name, f"run {run_id} is {run.status}: its mailbox {name!r} takes nothing any more"
+        )
 
     async def _send(self, run: HotRun | RunRow, name: str, item: Inbound) -> bool:
         if isinstance(run, RunRow):

@@ -218,7 +218,12 @@ SELECT EXISTS (SELECT 1 FROM hooks WHERE run = :run);
 DELETE FROM trash WHERE run = ?;
 
 -- name: claim_hook
-INSERT INTO hooks (token_hash, run, seq) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+INSERT INTO hooks (token_hash, run, seq) VALUES (?, ?, ?)
+ON CONFLICT (token_hash) DO UPDATE SET seq = excluded.seq
+WHERE hooks.run = excluded.run AND hooks.seq = 0;
+
+-- name: keep_hook
+UPDATE hooks SET run = ?, seq = 0 WHERE token_hash = ? AND run = ?;
 
 -- name: mark_unclaimed
 UPDATE runs SET wake_at = 0
@@ -236,7 +241,7 @@ SELECT hooks.run, runs.run_id, hooks.seq
 FROM hooks JOIN runs ON runs.pk = hooks.run WHERE token_hash = ?;
 
 -- name: hooks_of_run
-SELECT seq FROM hooks WHERE run = ? ORDER BY seq;
+SELECT seq FROM hooks WHERE run = ? AND seq > 0 ORDER BY seq;
 
 -- name: answers_of
 SELECT count(*) FROM events WHERE run = ? AND kind = ? AND ref = ?;

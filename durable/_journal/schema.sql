@@ -76,7 +76,8 @@ CREATE TABLE events (
     PRIMARY KEY (run, seq)
 ) STRICT, WITHOUT ROWID;
 
--- Who holds which hook token, by its SHA-256; what else a hook is stands in its hook_created.
+-- Who holds which hook token, by its SHA-256; what else a hook is stands in its hook_created,
+-- the event `seq`. 0: the token is kept for a run that has yet to create the hook.
 CREATE TABLE hooks (
     token_hash BLOB PRIMARY KEY,
     run        INTEGER NOT NULL,

@@ -6,10 +6,13 @@ Owns the judgement alone; the body records it, or holds it against the recorded 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from durable._replay.blame import blamed_step
 from durable._replay.events import Event, EventKind
+from durable._replay.mailbox import Mailbox, OpenHook
 from durable._replay.ports import Payloads
 from durable.errors import NotInBodyError, WorkflowTimeoutError
 
@@ -21,12 +24,24 @@ class Continuation(BaseException):
     """Unwinds a body that goes on as the run `run_id`; `payload` holds its arguments.
 
     No `Exception`, so that a body which deals with errors does not take it for one.
+
+    Attributes:
+        kept: hooks whose tokens the new run shall have.
+        boxes: the mailboxes; what has not been taken out of them goes to the new run.
     """
 
-    def __init__(self, run_id: str, payload: bytes) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        payload: bytes,
+        kept: Sequence[OpenHook] = (),
+        boxes: Mapping[str, Mailbox] = MappingProxyType({}),
+    ) -> None:
         super().__init__("the run continues as a new one")
         self.run_id = run_id
         self.payload = payload
+        self.kept = kept
+        self.boxes = boxes
 
 
 class Ending(NamedTuple):

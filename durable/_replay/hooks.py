@@ -24,6 +24,16 @@ HOOK_RECEIVED, HOOK_CONFLICT = EventKind.HOOK_RECEIVED, EventKind.HOOK_CONFLICT
 CLAIMED = "claimed"
 
 
+# Begins the name of the mailbox for a hook that a run shall have and has not created yet; no
+# name that users give begins like this.
+_KEPT = "\t"
+
+
+def kept_box(token: str) -> str:
+    """Return the name of the mailbox in which payloads wait for a hook with this token."""
+    return _KEPT + token
+
+
 def mail_name(box: str, key: str | None) -> str:
     """Return the name of the event that records a payload: for whom, and its dedupe key."""
     return f"{box}\n{key}" if key else box
@@ -83,6 +93,10 @@ class Hooks:
         hook.facts = recorded
         self.open[event.seq] = hook
         self.any_claims = True
+        if self.boxes and (kept := self.boxes.pop(kept_box(hook.token), None)) is not None:
+            hook.keys.update(kept.keys)
+            for each in kept.payloads:
+                hook.arrive(each)
         if not self._script.replaying:
             self.changes.append((True, hook))
         return hook
@@ -97,7 +111,7 @@ class Hooks:
 
     def dispose(self, hook: OpenHook) -> None:
         """Issue that a hook is disposed, which frees its token; twice is fine."""
-        if hook.closed or self._loop.stopped:
+        if hook.closed or hook.kept or self._loop.stopped:
             return
         if self._script.issue(HOOK_DISPOSED, ref=hook.seq) is None:
             self._loop.halt()
@@ -106,6 +120,14 @@ class Hooks:
         if not self._script.replaying:
             self.changes.append((False, hook))
         hook.close()
+
+    def keep(self, token: str) -> OpenHook | None:
+        """Keep a token from being freed when the hook is disposed; None if it is not held."""
+        for hook in self.open.values():
+            if hook.token == token and hook.conflict is None:
+                hook.kept = True
+                return hook
+        return None
 
     async def next(self, hook: OpenHook) -> object:
         """Return the next payload of a hook; see `OpenHook.next`."""
@@ -140,7 +162,7 @@ class Hooks:
             # One that was held may be lost: a run may come back when its tokens are taken.
             return hook is None or hook.conflict is not None or (hook.held and not item.payload)
         name, _, key = item.name.partition("\n")
-        found = hook if item.ref else self.boxes.get(name)
+        found = hook if item.ref else self._late_hook(name) or self.boxes.get(name)
         if found is None:
             return item.ref != 0
         before = found.keys.get(key, 0) if key else 0
@@ -151,7 +173,9 @@ class Hooks:
     def take_mail(self, event: Event, value: object) -> bool:
         """Apply a `hook_received`; False when there is no such hook."""
         name, _, key = event.name.partition("\n")
-        found = self.open.get(event.ref) if event.ref else self.box(name)
+        found: Mailbox | None = self.open.get(event.ref)
+        if not event.ref:
+            found = self._late_hook(name) or self.box(name)
         if found is None:
             return False
         if isinstance(value, Delivery):
@@ -163,6 +187,13 @@ class Hooks:
             found.keys[key] = event.seq
         found.arrive(value)
         return True
+
+    def _late_hook(self, name: str) -> OpenHook | None:
+        """Return the hook that a payload was meant for which was sent before there was one."""
+        if not name.startswith(_KEPT):
+            return None
+        token = name.removeprefix(_KEPT)
+        return next((hook for hook in self.open.values() if hook.token == token), None)
 
     def take_answer(self, event: Event) -> bool:
         """Apply a `hook_conflict`; False when there is no such hook."""

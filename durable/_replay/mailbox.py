@@ -139,13 +139,14 @@ class OpenHook(Mailbox):
         facts: what is recorded with a hook whose token we have made.
         held: the token is known to be ours, by an event of the history.
         run: kept by the engine: the run in memory.
+        kept: the run goes on as another one, which shall have the token.
         claimed: kept by the engine: the journal says that the token is ours.
         asked: kept by the engine too: the body has asked, and the answer is on its way.
     """
 
     __slots__ = (
         "__weakref__", "_asking", "_fit", "asked", "claimed", "closed", "conflict", "facts", "held",
-        "name", "run", "seq", "token",
+        "kept", "name", "run", "seq", "token",
     )  # fmt: skip
 
     def __init__(self, seq: int, name: str, token: str, fit: Fit | None) -> None:
@@ -158,6 +159,7 @@ class OpenHook(Mailbox):
         self.facts: dict[str, object] = {}
         self.held = False
         self.closed = False
+        self.kept = False
         self.run: object = None
         self.claimed = False
         self.asked = False

@@ -64,6 +64,8 @@ async def hooks_of(access: Access, pk: int, run_id: str) -> list[HookInfo]:
 
 async def find_facts(access: Access, row: HookRow) -> tuple[dict[str, Any], int] | None:
     """Return what was recorded with a hook, and when (UTC microseconds)."""
+    if row.seq == 0:  # kept for a run that has not created it yet
+        return None
     events = await access.reader.history(row.pk, row.run_id, row.seq - 1, 1)
     if not events:  # deleted since
         return None

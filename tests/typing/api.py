@@ -284,6 +284,17 @@ async def handles() -> None:
     assert_type(await run.wake_up(), int)
     await run.cancel(reason="changed my mind")
     await run.resume()
+    assert_type(await run.pause("a reason"), None)
+    assert_type(await run.retry(), None)
+    typed: Run[str] = run
+    assert_type(await typed.rerun(run_id="again"), Run[str])
+    assert_type(await typed.fork(results={charge: "by hand", "other": 1}), Run[str])
+    assert_type(await typed.fork(at=charge), Run[str])
+    assert_type(await typed.fork(7), Run[str])
+    assert_type(await run.origin(), durable.RunOrigin | None)
+    assert_type(await run.replayed_from(), str | None)
+    assert_type(await typed.continued_as(), Run[str] | None)
+    assert_type(await run.children(), list[Run[Any]])
     for event in await run.events():
         assert_type(event.seq, int)
         assert_type(event.kind, str)
