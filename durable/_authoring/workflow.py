@@ -163,6 +163,8 @@ class Workflow(Generic[P, R]):
             TypeError: the arguments do not fit the signature.
         """
         given = args if self.owner is None else (self.owner, *args)
+        if not kwargs and len(given) in self._positional:
+            return given  # a count is all there is to check
         try:
             self._signature.bind(*given, **kwargs)
         except TypeError as error:
@@ -170,6 +172,16 @@ class Workflow(Generic[P, R]):
                 f"{self.name}{self._signature} cannot be started like this: {error}"
             ) from None
         return given
+
+    @functools.cached_property
+    def _positional(self) -> range:
+        """How many arguments fit when they are all positional, as far as a range can tell."""
+        named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = self._signature.parameters.values()
+        if any(each.kind not in named for each in parameters):
+            return range(0)
+        required = sum(each.default is inspect.Parameter.empty for each in parameters)
+        return range(required, len(parameters) + 1)
 
     @functools.cached_property
     def _signature(self) -> inspect.Signature:

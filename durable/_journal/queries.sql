@@ -14,6 +14,12 @@ SELECT each.key, each.value, runs.created_at, runs.pk
 FROM runs JOIN json_each(runs.attributes) AS each WHERE runs.pk = ?
 ON CONFLICT DO NOTHING;
 
+-- name: insert_plain_run
+-- The same for runs of which nothing else is to be said: Python's sqlite3 binds nulls slowly.
+INSERT INTO runs (pk, run_id, workflow, status, created_at, wake_at, behaviour)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING;
+
 -- name: insert_event
 -- A due time of -2^62, ages ago, stands for none: Python's sqlite3 binds a null more slowly.
 INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)

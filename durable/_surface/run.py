@@ -96,6 +96,8 @@ class Run(Lifecycle, Generic[R]):
             )
 
     async def _within(self, seconds: float | None, end: Awaitable[T]) -> T:
+        if seconds is None:
+            return await end
         limit = asyncio.timeout(seconds)  # in a body, a durable wait
         try:
             async with limit:
