@@ -1,4 +1,4 @@
-"""Marks of running attempts: what the next owner learns from the file, and when it learns nothing."""
+"""Marks of running attempts: what the next owner learns from the file, and when nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def path(tmp_path: Path) -> Path:
 def test_killed_process_leaves_the_marks_of_what_was_running(path: Path) -> None:
     """SIGKILL gives nobody time to write anything."""
     program = (
-        "import os, sys; from durable._journal.marks import Marks; m = Marks(); m.open(sys.argv[1]);"
+        "import os, sys; from durable._journal.marks import Marks;"
+        "m = Marks(); m.open(sys.argv[1]);"
         "m.mark(7, 3); m.clear(m.mark(8, 4)); m.mark(9, 2**40); os.kill(os.getpid(), 9)"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
