@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from itertools import islice
 from typing import Any
 
 from durable._base.clock import Clock
@@ -42,7 +43,7 @@ logger = logging.getLogger("durable")
 WITH_ITS_PARENT = "its parent run has ended"  # why bound children are cancelled
 BOUND = "bound"  # in a body's scratch: it has started children that end with it
 AGAIN_US = 1_000_000  # until a question that the journal could not answer is put again
-_CANCELS_AT_ONCE = 100
+_CANCELS_AT_ONCE, _LOOKED_UP_AT_ONCE = 100, 500
 
 At = Callable[[str], Awaitable["RunEnd | None"]]
 Cancel = Callable[[str, str], Awaitable[None]]
@@ -130,14 +131,16 @@ class Families:
 
     async def _look_up(self) -> None:
         """Ask the journal about the runs that may have ended before anybody waited."""
-        awaited = ""
+        some: list[str] = []
         try:
             while self._unsure:
-                awaited = next(iter(self._unsure))
-                del self._unsure[awaited]  # who comes to wait meanwhile asks anew
-                await self._look_up_one(awaited)
+                some = list(islice(self._unsure, _LOOKED_UP_AT_ONCE))
+                for awaited in some:
+                    del self._unsure[awaited]  # who comes to wait meanwhile asks anew
+                for awaited in await self._journal.reader.not_going_on(some):
+                    await self._look_up_one(awaited)
         except DurableError as error:
-            self._unsure[awaited] = None
+            self._unsure.update(dict.fromkeys(some))
             self._later(error, self._look_up)
         finally:
             self._looking = False

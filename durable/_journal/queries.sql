@@ -104,6 +104,10 @@ SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_
     first_id, bound_to, origin
 FROM runs WHERE parent_id = ? ORDER BY pk;
 
+-- name: not_going_on
+SELECT wanted.value FROM json_each(?) AS wanted LEFT JOIN runs ON runs.run_id = wanted.value
+WHERE runs.run_id IS NULL OR runs.completed_at IS NOT NULL OR runs.status = 'blocked';
+
 -- name: open_bound_runs
 SELECT run_id FROM runs WHERE bound_to = ? AND completed_at IS NULL ORDER BY pk;
 

@@ -8,8 +8,9 @@ its checksum and its place before anybody sees it. Payloads are handed on as byt
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -49,6 +50,7 @@ _COUNTS, _MAX_PK = _fetch("counts"), _fetch("max_pk")
 _NEXT_WAKE, _NEXT_EXPIRY = _fetch("next_wake"), _fetch("next_expiry")
 _HOOK_BY_TOKEN, _HOOKS_OF_RUN = _fetch("hook_by_token"), _fetch("hooks_of_run")
 _ANSWERS_OF = _fetch("answers_of")
+_NOT_GOING_ON = _fetch("not_going_on")
 _CHILDREN, _OPEN_BOUND, _ORPHANS = _fetch("children"), _fetch("open_bound_runs"), _fetch("orphans")
 _HISTORY, _LAST_EVENT, _LAST_SEQ = _fetch("history"), _fetch("last_event"), _fetch("last_seq")
 _REQUESTS = _fetch("requests")
@@ -203,6 +205,12 @@ class Reader:
     async def children(self, run_id: str) -> list[RunRow]:
         """Return the runs that were started by the body of this one, oldest first."""
         return await self._runs(_CHILDREN, run_id)
+
+    async def not_going_on(self, run_ids: Sequence[str]) -> list[str]:
+        """Return which of these runs have ended, are blocked, or do not exist."""
+        names = json.dumps(run_ids)
+        rows = await self._ask(lambda conn: conn.execute(_NOT_GOING_ON, (names,)).fetchall())
+        return [run_id for (run_id,) in rows]
 
     async def open_bound_runs(self, first_id: str) -> list[str]:
         """Return the unfinished runs that end with the chain that begins with `first_id`."""
