@@ -41,7 +41,7 @@ def test_work_goes_on_after_an_error_of_the_disk(
     scenario: str, server: ForkServer, place: Path
 ) -> None:
     """EIO once, at any operation: no acknowledged loss, no failed step, no restart."""
-    assert trials(server, scenario, place, "ioerr", wanted=MANY.get(scenario, 4)) > 0
+    assert trials(server, scenario, place, "ioerr", wanted=MANY.get(scenario, 3)) > 0
 
 
 @pytest.mark.parametrize("scenario", ["fan", "family", "cancel"])

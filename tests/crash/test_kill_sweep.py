@@ -21,10 +21,14 @@ SEED = 1
 INTERRUPTS = {"family": 16, "spawner": 12}  # starts that come while stopping
 
 
+counted: dict[str, int] = {}
+
+
 def operations(server: ForkServer, scenario: str, place: Path) -> int:
     """Count the operations of a scenario that nobody disturbs."""
-    _killed, count = kill_trial(server, scenario, place, [FOREVER])
-    return count
+    if scenario not in counted:
+        _killed, counted[scenario] = kill_trial(server, scenario, place, [FOREVER])
+    return counted[scenario]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -34,16 +38,16 @@ def test_nothing_is_lost_or_repeated_after_a_kill(
     """SIGKILL before the n-th write, sync, truncate or delete; then a restart."""
     count = operations(server, scenario, place / "undisturbed")
     killed = 0
-    for at in sample(count, 10, SEED):
+    for at in sample(count, 6, SEED):
         killed += kill_trial(server, scenario, place / str(at), [at])[0]
-    assert killed >= 8  # the count differs a little from run to run
+    assert killed >= 4  # the count differs a little from run to run
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_write_torn_by_a_kill_is_no_harm(scenario: str, server: ForkServer, place: Path) -> None:
     """SIGKILL after half of the n-th write."""
     count = operations(server, scenario, place / "undisturbed")
-    for at in sample(count, 4, SEED + 1):
+    for at in sample(count, 2, SEED + 1):
         kill_trial(server, scenario, place / str(at), [at], "kill-half")
 
 
@@ -53,7 +57,7 @@ def test_nothing_is_lost_or_repeated_after_an_interrupt(
 ) -> None:
     """SIGINT at the n-th operation: an orderly stop, which no run takes for a cancellation."""
     count = operations(server, scenario, place / "undisturbed")
-    for at in sample(count, INTERRUPTS.get(scenario, 4), SEED + 3):
+    for at in sample(count, INTERRUPTS.get(scenario, 3), SEED + 3):
         kill_trial(server, scenario, place / str(at), [at], "interrupt")
 
 
@@ -61,6 +65,6 @@ def test_nothing_is_lost_or_repeated_after_an_interrupt(
 def test_recovery_itself_survives_a_kill(scenario: str, server: ForkServer, place: Path) -> None:
     """Kill the first process, then the one that recovers; the third comes through."""
     count = operations(server, scenario, place / "undisturbed")
-    pairs = zip(sample(count, 4, SEED + 2), (3, 9, 17, 30), strict=True)
+    pairs = zip(sample(count, 3, SEED + 2), (3, 9, 30), strict=True)
     for first, second in pairs:
         kill_trial(server, scenario, place / str(first), [first, second])

@@ -19,6 +19,6 @@ def test_no_power_cut_loses_what_was_acknowledged(
     scenario: str, server: ForkServer, place: Path
 ) -> None:
     """States with unsynced writes lost, torn or reordered; some are then worked to the end."""
-    share = 0.1 / SCENARIOS[scenario].stride
+    share = 0.05 / SCENARIOS[scenario].stride
     judged = power_cut_trials(server, scenario, place, seed=SEED, share=share, resume_share=0.1)
-    assert judged > 20
+    assert judged > 10
