@@ -138,7 +138,8 @@ WHERE run = ? ORDER BY seq DESC LIMIT 1;
 
 -- name: insert_chunk
 INSERT INTO chunks (run, stream, idx, kind, step, attempt, payload, crc)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE EXISTS (SELECT 1 FROM runs WHERE pk = ?1)
+SELECT * FROM (SELECT ? AS given, ?, ?, ?, ?, ?, ?, ?)
+WHERE EXISTS (SELECT 1 FROM runs WHERE pk = given)
 ON CONFLICT (run, stream, idx) DO NOTHING;
 
 -- name: chunks_from

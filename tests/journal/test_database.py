@@ -285,8 +285,9 @@ def test_every_query_is_valid_for_the_schema():
             connection.execute(statement)
     for name, query in QUERIES.items():
         named = {"before": 1, "workflow": None, "status": None, "limit": 1, "run": 1, "count": 1}
-        numbered = max(map(int, re.findall(r"\?(\d+)", query)), default=query.count("?"))
-        parameters = named if ":" in query else (None,) * numbered
+        # Never ?1: with a sequence of values, Python 3.14 refuses it.
+        parameters = named if ":" in query else (None,) * query.count("?")
+        assert not re.search(r"\?\d", query), name
         assert connection.execute(f"EXPLAIN {query}", parameters).fetchall(), name
     columns = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
     assert tuple(columns) == RunRow._fields, "selection.sql reads all columns as they lie"
