@@ -273,8 +273,14 @@ class Executor:
         return call()
 
     def _mark(self, attempt: Attempt) -> None:
-        attempt.slot = slot = self.marks.mark(attempt.run.row.pk, attempt.step.seq)
-        if attempt.forgotten and slot:  # meanwhile, on the loop
+        attempt.slot = self.marks.mark(attempt.run.row.pk, attempt.step.seq)
+        if attempt.forgotten:  # meanwhile, on the loop
+            self._unmark(attempt)
+
+    def _unmark(self, attempt: Attempt) -> None:
+        # Once only: a slot that is freed twice would serve two attempts.
+        slot, attempt.slot = attempt.slot, 0
+        if slot:
             self.marks.clear(slot)
 
     def _begun_elsewhere(self, attempt: Attempt) -> None:
@@ -397,7 +403,7 @@ class Executor:
             return False
         attempt.forgotten = True
         if attempt.slot:
-            self.marks.clear(attempt.slot)
+            self._unmark(attempt)
         if attempt.outlet is not None:
             attempt.outlet.end()
         if attempt.task is not None or attempt.ticket is not None:
