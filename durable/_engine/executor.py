@@ -30,7 +30,7 @@ from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.streams import Streams
 from durable._engine.threads import ThreadPool, tell
-from durable._journal.marks import Marks
+from durable._journal.running import Marks
 from durable._replay.body import OpenStep
 from durable._replay.events import FAILED_ATTEMPT, STEP_COMPLETED, STEP_RETRYING, EventKind
 from durable._replay.ports import SCALARS

@@ -22,10 +22,10 @@ from durable._journal.database import Boot, finish, prepare
 from durable._journal.driver import Driver, DriverFactory, ThreadDriver
 from durable._journal.faults import UnknownOutcomeError, translate
 from durable._journal.files import JournalFiles
-from durable._journal.marks import Marks
 from durable._journal.reader import Reader
 from durable._journal.records import Write
 from durable._journal.retention import delete_expired, delete_run, empty_trash
+from durable._journal.running import Marks
 from durable._journal.writer import Writer
 from durable.errors import DurableError, JournalError, RuntimeClosedError
 

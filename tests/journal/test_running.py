@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from durable._journal import marks as module
-from durable._journal.marks import SLOTS, Marks
+from durable._journal import running as module
+from durable._journal.running import SLOTS, Marks
 
 
 def opened(path: Path) -> Marks:
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 def test_killed_process_leaves_the_marks_of_what_was_running(path: Path) -> None:
     """SIGKILL gives nobody time to write anything."""
     program = (
-        "import os, sys; from durable._journal.marks import Marks;"
+        "import os, sys; from durable._journal.running import Marks;"
         "m = Marks(); m.open(sys.argv[1]);"
         "m.mark(7, 3); m.clear(m.mark(8, 4)); m.mark(9, 2**40); os.kill(os.getpid(), 9)"
     )
