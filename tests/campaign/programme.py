@@ -32,6 +32,10 @@ def _nothing_lacks() -> str | None:
     return None
 
 
+def _endless() -> int | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Programme:
     """One row of the campaign.
@@ -42,6 +46,8 @@ class Programme:
         open: opens what the trials of one worker process share, and yields the trial.
         limit_seconds: a trial that takes longer counts as hung, and is killed.
         lacking: what this machine lacks to run it, in words, or None.
+        whole: how many seeds in a row are one sweep through everything there is to try, from
+            whatever seed on, or None where chance decides.
     """
 
     key: str
@@ -49,3 +55,4 @@ class Programme:
     open: Callable[[], AbstractContextManager[Trial]]
     limit_seconds: float = 60.0
     lacking: Callable[[], str | None] = _nothing_lacks
+    whole: Callable[[], int | None] = _endless

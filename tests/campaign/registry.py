@@ -6,12 +6,18 @@ from importlib import import_module
 
 from tests.campaign.programme import Programme
 
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "T1": "tests.campaign.t1_crash_states",
+    "T2": "tests.campaign.t2_kills",
+    "T4": "tests.campaign.t4_disk_errors",
+}
+HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 
 
 def load(key: str) -> Programme:
     """Return the programme `key`, "T1" to "T17"."""
-    programme = import_module(MODULES[key]).PROGRAMME
+    module = (MODULES | HIDDEN)[key]
+    programme = import_module(module).PROGRAMME
     if not isinstance(programme, Programme) or programme.key != key:
-        raise TypeError(f"{MODULES[key]}.PROGRAMME is not the programme {key}, but {programme!r}")
+        raise TypeError(f"{module}.PROGRAMME is not the programme {key}, but {programme!r}")
     return programme

@@ -1,9 +1,9 @@
 """What must hold of a journal after a crash, judged with plain `sqlite3`.
 
 `Journal.read` copies the files first, so that looking never recovers, checkpoints or
-locks what is looked at. The checks raise `PromiseBrokenError` with everything needed to play the
-trial again. Nothing here imports `durable`: kinds and columns are spelled out, so a
-change of the format is noticed.
+locks what is looked at. The checks raise `PromiseBrokenError`, whose verdict is the column of
+the campaign's table. Nothing here imports `durable`: kinds and columns are spelled out, so
+a change of the format is noticed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.campaign.programme import FoundError, Verdict
 from tests.crash import tags
 from tests.crash.ledger import Ledger
 
@@ -29,8 +30,11 @@ HOOK_RECEIVED = 31
 FINISHED = set(RUN_ENDED.values())
 
 
-class PromiseBrokenError(AssertionError):
+class PromiseBrokenError(FoundError):
     """A promise was broken."""
+
+    def __init__(self, what: str, verdict: Verdict = "broken") -> None:
+        super().__init__(verdict, what)
 
 
 class Row(NamedTuple):
@@ -71,14 +75,23 @@ class Journal:
         for suffix in ("", "-wal", "-journal"):
             if (place / (name + suffix)).exists():
                 shutil.copyfile(place / (name + suffix), copies / (name + suffix))
-        with closing(sqlite3.connect(copies / name)) as connection:
+        return cls.read_in_place(copies, name)
+
+    @classmethod
+    def read_in_place(cls, place: Path, name: str = "app.db") -> Journal:
+        """Read the journal in `place`, which recovers it: for files that nobody needs again."""
+        with closing(sqlite3.connect(place / name)) as connection:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # no -shm
             connection.execute("PRAGMA synchronous=OFF")
-            return cls._load(connection)
+            try:
+                return cls._load(connection)
+            except sqlite3.Error as error:
+                raise PromiseBrokenError(f"SQLite cannot read it: {error}", "corrupt") from error
 
     @classmethod
     def _load(cls, connection: sqlite3.Connection) -> Journal:
         if connection.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
-            raise PromiseBrokenError("integrity_check found damage")
+            raise PromiseBrokenError("integrity_check found damage", "corrupt")
         journal = cls()
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if not {"runs", "events"} <= tables:
@@ -92,16 +105,16 @@ class Journal:
         query = "SELECT run, seq, kind, ref, name, payload FROM events ORDER BY run, seq"
         for run, *values in connection.execute(query):
             if run not in names:
-                raise PromiseBrokenError(f"event {values} belongs to no run")
+                raise PromiseBrokenError(f"event {values} belongs to no run", "corrupt")
             journal.events[names[run]].append(Row(*values))
         query = "SELECT run, stream, idx, kind, step, attempt, payload FROM chunks ORDER BY 1, 2, 3"
         for run, stream, *values in connection.execute(query):
             if run not in names:
-                raise PromiseBrokenError(f"chunk {values} belongs to no run")
+                raise PromiseBrokenError(f"chunk {values} belongs to no run", "corrupt")
             journal.chunks.setdefault((names[run], stream), []).append(Piece(*values))
         journal.check()
         if wrong := tags.disagreement(connection):
-            raise PromiseBrokenError(wrong)
+            raise PromiseBrokenError(wrong, "corrupt")
         return journal
 
     def check(self) -> None:
@@ -134,14 +147,16 @@ class Journal:
 
 def _check_history(run_id: str, status: str, rows: list[Row]) -> None:
     if [row.seq for row in rows] != list(range(1, len(rows) + 1)):
-        raise PromiseBrokenError(f"{run_id}: gaps in {[row.seq for row in rows]}")
+        raise PromiseBrokenError(f"{run_id}: gaps in {[row.seq for row in rows]}", "corrupt")
     marks = [place for place, row in enumerate(rows) if row.kind == RUN_REWOUND]
     parts = [rows[a:b] for a, b in zip([0, *marks], [*marks, len(rows)], strict=True)]
     for part in parts:
         _check_part(run_id, part)
     ends = [RUN_ENDED[row.kind] for row in parts[-1] if row.kind in RUN_ENDED]
     if ends != [status] * (status in FINISHED):
-        raise PromiseBrokenError(f"{run_id}: status {status}, but its history ends with {ends}")
+        raise PromiseBrokenError(
+            f"{run_id}: status {status}, but its history ends with {ends}", "corrupt"
+        )
 
 
 def _check_part(run_id: str, rows: list[Row]) -> None:
@@ -149,13 +164,13 @@ def _check_part(run_id: str, rows: list[Row]) -> None:
     once = STEP_OUTCOMES | {WAIT_COMPLETED}
     answers = Counter(row.ref for row in rows if row.kind in once)
     if any(count > 1 for count in answers.values()):
-        raise PromiseBrokenError(f"{run_id}: two outcomes of one command: {rows}")
+        raise PromiseBrokenError(f"{run_id}: two outcomes of one command: {rows}", "duplicated")
     keyed = Counter((r.ref, r.name) for r in rows if r.kind == HOOK_RECEIVED and "\n" in r.name)
     if any(count > 1 for count in keyed.values()):
-        raise PromiseBrokenError(f"{run_id}: one payload recorded twice: {rows}")
+        raise PromiseBrokenError(f"{run_id}: one payload recorded twice: {rows}", "duplicated")
     ends = [RUN_ENDED[row.kind] for row in rows if row.kind in RUN_ENDED]
     if len(ends) > 1 or (ends and rows[-1].kind not in RUN_ENDED):
-        raise PromiseBrokenError(f"{run_id}: events after its end: {rows}")
+        raise PromiseBrokenError(f"{run_id}: events after its end: {rows}", "corrupt")
 
 
 # --- a journal after a crash against the ledger of those who died -------------------------
@@ -165,24 +180,24 @@ def check_nothing_acknowledged_is_lost(journal: Journal, ledger: Ledger) -> None
     """What the program was told, the journal holds; and no step began before it did."""
     for (run_id,) in ledger.of("acked"):
         if run_id not in journal.status:
-            raise PromiseBrokenError(f"start of {run_id} was acknowledged and is lost")
+            raise PromiseBrokenError(f"start of {run_id} was acknowledged and is lost", "lost")
     for run_id, status, _value in ledger.of("result"):
         # The result of a run that was continued is that of the last one of its chain.
         if journal.status.get(run_id) not in {status, "continued"}:
             raise PromiseBrokenError(
-                f"{run_id} was seen {status}, the journal says {journal.status.get(run_id)}"
+                f"{run_id} was seen {status}, the journal says {journal.status.get(run_id)}", "lost"
             )
     for run_id, key in ledger.of("posted"):
         names = [row.name for row in journal.events.get(run_id, []) if row.kind == HOOK_RECEIVED]
         if not any(name.endswith(f"\n{key}") for name in names):
-            raise PromiseBrokenError(f"payload {key} was acknowledged and is lost: {names}")
+            raise PromiseBrokenError(f"payload {key} was acknowledged and is lost: {names}", "lost")
     payloads = {run: [(e.kind, e.payload) for e in rows] for run, rows in journal.events.items()}
     if lost := tags.lost_tag(ledger, payloads):
-        raise PromiseBrokenError(lost)
+        raise PromiseBrokenError(lost, "lost")
     begun = {(attempt.run, attempt.step) for attempt in ledger.attempts("begin")}
     missing = begun - journal.steps(STEP_CREATED)
     if missing:
-        raise PromiseBrokenError(f"steps began before they were recorded: {missing}")
+        raise PromiseBrokenError(f"steps began before they were recorded: {missing}", "lost")
 
 
 def check_is_continued(before: Journal, after: Journal) -> None:
@@ -190,7 +205,7 @@ def check_is_continued(before: Journal, after: Journal) -> None:
     for run_id, rows in before.events.items():
         if after.events.get(run_id, [])[: len(rows)] != rows:
             raise PromiseBrokenError(
-                f"{run_id}: history was rewritten: {rows} -> {after.events.get(run_id)}"
+                f"{run_id}: history was rewritten: {rows} -> {after.events.get(run_id)}", "lost"
             )
 
 
@@ -199,7 +214,7 @@ def check_streams_are_continued(before: Journal, after: Journal) -> None:
     for key, rows in before.chunks.items():
         if after.chunks.get(key, [])[: len(rows)] != rows:
             raise PromiseBrokenError(
-                f"stream {key} was rewritten: {rows} -> {after.chunks.get(key)}"
+                f"stream {key} was rewritten: {rows} -> {after.chunks.get(key)}", "lost"
             )
 
 
@@ -214,7 +229,7 @@ def check_completed_is_not_repeated(
     done = {step for step in ended if step[0] not in retried} | before.steps(STEP_COMPLETED)
     again = [attempt for attempt in later.attempts("begin") if attempt[:2] in done]
     if again:
-        raise PromiseBrokenError(f"steps with a recorded outcome ran again: {again}")
+        raise PromiseBrokenError(f"steps with a recorded outcome ran again: {again}", "duplicated")
 
 
 def check_attempts(ledgers: Iterable[Ledger]) -> None:
@@ -228,7 +243,9 @@ def check_attempts(ledgers: Iterable[Ledger]) -> None:
                     f"{run}/{name}: key {key}, before it was {keys[run, name]}"
                 )
             if number <= numbers.get((run, name), 0):
-                raise PromiseBrokenError(f"{run}/{name}: attempt {number} began again")
+                raise PromiseBrokenError(
+                    f"{run}/{name}: attempt {number} began again", "duplicated"
+                )
             numbers[run, name] = number
     if len(set(keys.values())) != len(keys):
         raise PromiseBrokenError(f"two steps share an idempotency key: {keys}")

@@ -10,6 +10,8 @@ It knows nothing about `durable`: the caller opens each state and judges it.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import pickle
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +58,7 @@ class Disk:
     def __init__(self) -> None:
         self.durable: dict[str, bytes] = {}
         self.pending: dict[str, list[Op]] = {}
+        self.settled = 0  # grows with whatever reaches the disk
 
     def issue(self, op: Op) -> None:
         """Take the next operation of the recording."""
@@ -65,12 +68,14 @@ class Disk:
                 self._settle_deletes()  # SQLite's first sync of a new file syncs its folder
             self._settle(name, self.pending.pop(name, []))
         elif op.kind == "delete" and op.offset:
+            self.settled += 1
             self.pending.pop(name, None)
             self.durable.pop(name, None)
         else:
             self.pending.setdefault(name, []).append(op)
 
     def _settle(self, name: str, ops: Sequence[Op]) -> None:
+        self.settled += bool(ops)
         content = apply(self.durable.get(name), ops)
         if content is None:
             self.durable.pop(name, None)
@@ -83,16 +88,24 @@ class Disk:
             self._settle(name, ops[:last])
             self.pending[name] = ops[last:]
 
-    def cut(self, choose: Choice) -> dict[str, bytes]:
-        """Return the files when, of each file's pending operations, `choose` arrived."""
+    def cut(self, choose: Choice) -> tuple[dict[str, bytes], bytes]:
+        """Return the files when, of each file's pending operations, `choose` arrived.
+
+        The second value differs for different files.
+        """
         files = dict(self.durable)
+        digest = hashlib.blake2b(self.settled.to_bytes(8, "big"), digest_size=16)
         for name, ops in self.pending.items():
-            content = apply(self.durable.get(name), choose(ops))
+            arrived = choose(ops)
+            for op in arrived:
+                digest.update(f"{name} {op.kind} {op.offset} {len(op.data)}".encode())
+                digest.update(op.data)
+            content = apply(self.durable.get(name), arrived)
             if content is None:
                 files.pop(name, None)
             else:
                 files[name] = content
-        return files
+        return files, digest.digest()
 
 
 def apply(content: bytes | None, ops: Sequence[Op]) -> bytes | None:
@@ -142,22 +155,28 @@ def _sectors(op: Op) -> list[Op]:
     ]
 
 
-def crash_states(ops: Sequence[Op], *, seed: int, share: float = 1.0) -> Iterator[State]:
-    """Yield states that a power cut may leave, at every moment of the recording.
+def crash_states(ops: Sequence[Op], *, seed: int, part: int = 0, parts: int = 1) -> Iterator[State]:
+    """Yield different states that a power cut may leave, at every moment of the recording.
 
     Args:
-        share: of the states to build, chosen by `seed`; building is what takes time.
+        part: which of `parts` equal shares of them to build; building is what takes time.
     """
     draw = random.Random(seed)
     disk = Disk()
     marks: set[str] = set()
+    seen: set[bytes] = set()
+    number = itertools.count()
     for moment, op in enumerate([*ops, Op("sync", "the end")]):
         if op.kind == "mark":
             marks.add(op.file)
             continue
         for variant, choose in variants(draw).items():
-            if draw.random() < share:
-                yield State(moment, variant, disk.cut(choose), frozenset(marks))
+            if next(number) % parts == part:
+                files, key = disk.cut(choose)
+                key += len(marks).to_bytes(4, "big")
+                if key not in seen:
+                    seen.add(key)
+                    yield State(moment, variant, files, frozenset(marks))
             if not disk.pending:
                 break
         disk.issue(op)

@@ -110,23 +110,27 @@ def check_chunks(journal: Journal, ledger: Ledger | None = None) -> None:
     """Streams have no gaps, steps that are complete have their chunks, promises are kept."""
     for (run, stream), rows in journal.chunks.items():
         if [row.idx for row in rows] != [*range(len(rows))]:
-            raise PromiseBrokenError(f"{run}: gaps in stream {stream!r}: {rows}")
+            raise PromiseBrokenError(f"{run}: gaps in stream {stream!r}: {rows}", "corrupt")
     for run, events in journal.events.items():
         if journal.workflow[run] == "crash.streaming":
             _check_items(journal, run, events)
     for run, number, n in ledger.of("drained") if ledger else ():
         if (int(number), int(n)) not in _values(journal, run, "drained"):
-            raise PromiseBrokenError(f"{run}: chunk {n} of attempt {number} was drained, is lost")
+            raise PromiseBrokenError(
+                f"{run}: chunk {n} of attempt {number} was drained, is lost", "lost"
+            )
     for (run,) in ledger.of("outside") if ledger else ():
         if "hello" not in _values(journal, run, "outside"):
-            raise PromiseBrokenError(f"{run}: the chunk from outside is lost")
+            raise PromiseBrokenError(f"{run}: the chunk from outside is lost", "lost")
 
 
 def _check_items(journal: Journal, run: str, events: list[Any]) -> None:
     yielded = [_value(event.payload) for event in events if event.kind == STEP_YIELDED]
     found = _values(journal, run, "items")
     if found != yielded or found != [*range(len(found))]:
-        raise PromiseBrokenError(f"{run}: items {yielded} as events, {found} in the stream")
+        raise PromiseBrokenError(
+            f"{run}: items {yielded} as events, {found} in the stream", "corrupt"
+        )
     counted_values = _values(journal, run, "counted")
     if counted_values != [*range(len(counted_values))]:
         raise PromiseBrokenError(f"{run}: {counted_values} in the stream of a counted generator")
@@ -140,9 +144,9 @@ def _check_items(journal: Journal, run: str, events: list[Any]) -> None:
         ("crash.counted", len(counted_values) == COUNT),
     ):
         if name in done and not is_whole:
-            raise PromiseBrokenError(f"{run}: {name} is complete without all of its chunks")
+            raise PromiseBrokenError(f"{run}: {name} is complete without all of its chunks", "lost")
     if len(_values(journal, run, "log")) > 2:
-        raise PromiseBrokenError(f"{run}: the body's writes are doubled")
+        raise PromiseBrokenError(f"{run}: the body's writes are doubled", "duplicated")
 
 
 def _values(journal: Journal, run: str, stream: str) -> list[Any]:

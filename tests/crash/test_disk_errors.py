@@ -14,11 +14,12 @@ import pytest
 
 from durable import Runtime, workflow
 from durable.errors import JournalError
+from tests.campaign.t4_disk_errors import FAULTS
 from tests.crash import faultfs
 from tests.crash.faultfs import FOREVER, Fault
 from tests.crash.forkserver import ForkServer
+from tests.crash.plan import sample
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.sweep import ERRORS, sample
 from tests.crash.trials import error_trial
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ MANY = {"family": 16}  # where bodies wait for writes, too
 
 def trials(server: ForkServer, scenario: str, place: Path, kind: str, wanted: int = 4) -> int:
     """Fail at a sample of the operations; return how many failures were met."""
-    fault = ERRORS[kind]
+    fault = FAULTS[kind]
     undisturbed = error_trial(server, scenario, place / "undisturbed", FOREVER, fault)
     met = 0
     for at in sample(undisturbed.operations, wanted, SEED):

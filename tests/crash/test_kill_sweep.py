@@ -1,6 +1,6 @@
 """A process killed at any operation of its journal loses nothing and repeats nothing.
 
-The suite kills at a seeded sample of the operations; `python -m tests.crash.sweep` kills
+The suite kills at a seeded sample of the operations; `python -m tests.campaign T2` kills
 at every one.
 """
 
@@ -12,8 +12,8 @@ import pytest
 
 from tests.crash.faultfs import FOREVER
 from tests.crash.forkserver import ForkServer
+from tests.crash.plan import OPERATIONS, sample
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.sweep import sample
 from tests.crash.trials import kill_trial
 
 pytestmark = pytest.mark.slow
@@ -28,6 +28,7 @@ def operations(server: ForkServer, scenario: str, place: Path) -> int:
     """Count the operations of a scenario that nobody disturbs."""
     if scenario not in counted:
         _killed, counted[scenario] = kill_trial(server, scenario, place, [FOREVER])
+        assert counted[scenario] <= OPERATIONS[scenario][0], "the campaign's sweep ends too early"
     return counted[scenario]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.crash.forkserver import ForkServer
+from tests.crash.powercuts import power_cut_trials
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.trials import power_cut_trials
 
 pytestmark = pytest.mark.slow
 SEED = 3
@@ -19,6 +19,8 @@ def test_no_power_cut_loses_what_was_acknowledged(
     scenario: str, server: ForkServer, place: Path
 ) -> None:
     """States with unsynced writes lost, torn or reordered; some are then worked to the end."""
-    share = 0.05 / SCENARIOS[scenario].stride
-    judged = power_cut_trials(server, scenario, place, seed=SEED, share=share, resume_share=0.1)
+    parts = 20 * SCENARIOS[scenario].stride
+    judged, _resumed = power_cut_trials(
+        server, scenario, place, seed=SEED, part=SEED, parts=parts, resume_share=0.1
+    )
     assert judged > 10

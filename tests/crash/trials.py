@@ -7,7 +7,6 @@ process; the message tells how to play it again.
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import tempfile
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.crash import oracle, states
+from tests.crash import oracle
 from tests.crash.faultfs import FOREVER
 from tests.crash.forkserver import INTERRUPTED, ForkServer, Outcome, Request
 from tests.crash.ledger import Ledger
@@ -41,17 +40,18 @@ def trial(place: Path, what: str) -> Iterator[None]:
         yield
     except Exception as error:
         notes = [f"{p.name}:\n{p.read_text()}" for p in sorted(place.glob("[le]*.[0-9]"))]
-        raise PromiseBrokenError(
-            "\n".join([f"{what}: {error}", f"kept in {place}", *notes])
-        ) from error
+        text = "\n".join([f"{what}: {error}", f"kept in {place}", *notes])
+        raise PromiseBrokenError(text, getattr(error, "verdict", "broken")) from error
     shutil.rmtree(place)
 
 
 def expect_success(outcome: Outcome) -> None:
     """Raise unless the child ended by itself, well."""
     if outcome.code != 0:
+        hung = "Timeout" in outcome.errors  # the scenario's own, or that of faulthandler
         raise PromiseBrokenError(
-            f"the process ended with {outcome.code}:\n{outcome.errors[-6000:]}"
+            f"the process ended with {outcome.code}:\n{outcome.errors[-6000:]}",
+            "hung" if hung else "broken",
         )
 
 
@@ -119,57 +119,3 @@ def error_trial(
         ledger = Ledger.read(place / "ledger.1")
         oracle.check_only_planned_failures(journal, ledger, SCENARIOS[scenario].failing)
         return outcome
-
-
-def power_cut_trials(
-    server: ForkServer,
-    scenario: str,
-    place: Path,
-    *,
-    seed: int,
-    share: float,
-    resume_share: float,
-) -> int:
-    """Record a scenario once, and judge the states that power cuts may leave.
-
-    Args:
-        share: of the states to judge.
-        resume_share: of those, how many to play to the scenario's end.
-
-    Returns how many states were judged.
-    """
-    recorded = place / "recorded"
-    with trial(recorded, f"{scenario} recorded"):
-        expect_success(server.play(Request(scenario, str(recorded), record=True)))
-        final = judge_end(scenario, recorded, 1, exactly=True)
-        ops = states.load(recorded / "ops.1")
-    draw, judged = random.Random(seed), 0
-    for state in states.crash_states(ops, seed=seed, share=share):
-        judged += 1
-        with trial(place / str(judged), f"{scenario}: {state} (seed {seed})"):
-            _judge_state(place / str(judged), state, final)
-            if draw.random() < resume_share:
-                _resume_state(server, scenario, place / str(judged), state)
-    return judged
-
-
-def _judge_state(place: Path, state: states.State, final: Journal) -> None:
-    state.restore(place)
-    journal = Journal.read(place)
-    ledger = Ledger.from_lines(state.marks)
-    oracle.check_nothing_acknowledged_is_lost(journal, ledger)
-    check_chunks(journal, ledger)
-    oracle.check_is_continued(journal, final)
-    oracle.check_streams_are_continued(journal, final)
-
-
-def _resume_state(server: ForkServer, scenario: str, place: Path, state: states.State) -> None:
-    before, first = Journal.read(place), Ledger.from_lines(state.marks)
-    expect_success(server.play(Request(scenario, str(place), 2, known=list(before.status))))
-    later = Ledger.read(place / "ledger.2")
-    oracle.check_completed_is_not_repeated(before, later, SCENARIOS[scenario].retried)
-    after = Journal.read(place)
-    oracle.check_is_continued(before, after)
-    oracle.check_all_finished(after)
-    oracle.check_results(later, SCENARIOS[scenario].results)
-    oracle.check_nothing_acknowledged_is_lost(after, first)

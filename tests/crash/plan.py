@@ -1,0 +1,102 @@
+"""Which trial a seed stands for, so that seeds in a row sweep through everything there is.
+
+A sweep has one trial for each kind of trouble, each scenario and each operation at which it
+can come. As many seeds in a row as it has trials, from whatever seed on, hold each of them
+once; neighbours lie far apart, so that a short piece is a fair sample. Later rounds try
+what the first could not: the stretches of long scenarios, and other second faults.
+
+How many operations a scenario makes varies a little with timing; `OPERATIONS` holds what is
+not exceeded, and the suite checks that. A trial beyond the last operation is an undisturbed
+run.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from tests.crash.scenarios import SCENARIOS
+
+# Writes, syncs, truncates and deletes; then reads.
+OPERATIONS = {
+    "sequential": (230, 70),
+    "fan": (290, 70),
+    "sleeper": (210, 80),
+    "family": (350, 70),
+    "cancel": (190, 70),
+    "failing": (260, 80),
+    "threaded": (200, 70),
+    "race": (240, 70),
+    "spawner": (270, 60),
+    "tagging": (300, 70),
+    "streaming": (230, 90),
+    "bulky": (4730, 2530),
+    "hooks": (300, 80),
+    "retry": (210, 80),
+    "pause": (310, 100),
+    "chain": (340, 70),
+    "gatherer": (290, 80),
+    "fork": (250, 80),
+}
+CHANGES, READS = 0, 1
+
+
+class Place(NamedTuple):
+    """One trial of a sweep.
+
+    Attributes:
+        number: from 0, within the kind and the scenario.
+        round: how often the sweep has been completed before.
+    """
+
+    kind: str
+    scenario: str
+    number: int
+    round: int
+
+    @property
+    def at(self) -> int:
+        """The operation; long scenarios are done in strides, another stretch in each round."""
+        stride = SCENARIOS[self.scenario].stride
+        return 1 + self.number * stride + self.round % stride
+
+
+class Sweep:
+    """All trials of some kinds.
+
+    Args:
+        kinds: names of what is tried on each scenario.
+        size: how many trials a kind has on a scenario.
+    """
+
+    def __init__(self, kinds: Iterable[str], size: Callable[[str, str], int]) -> None:
+        self._pairs = [*itertools.product(kinds, SCENARIOS)]
+        self._ends = [*itertools.accumulate(size(*pair) for pair in self._pairs)]
+        self.whole = self._ends[-1]
+        step = int(self.whole * 0.618)
+        while math.gcd(step, self.whole) != 1:
+            step += 1
+        self._step = step
+
+    def place(self, seed: int) -> Place:
+        """Return the trial that `seed` stands for."""
+        number = seed * self._step % self.whole
+        part = bisect.bisect_right(self._ends, number)
+        before = self._ends[part - 1] if part else 0
+        return Place(*self._pairs[part], number - before, seed // self.whole)
+
+
+def operations(scenario: str, which: int = CHANGES) -> int:
+    """Return how many trials try every operation of a scenario, or every one of a stretch."""
+    return math.ceil(OPERATIONS[scenario][which] / SCENARIOS[scenario].stride)
+
+
+def sample(count: int, wanted: int, seed: int) -> list[int]:
+    """Return `wanted` of the numbers 1 .. `count`, one from each stretch, chosen by `seed`."""
+    draw = random.Random(seed)
+    edges = [1 + count * part // wanted for part in range(wanted + 1)]
+    return [draw.randrange(low, max(high, low + 1)) for low, high in itertools.pairwise(edges)]
