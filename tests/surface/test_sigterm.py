@@ -44,6 +44,25 @@ async def fork():
         print("child", os.waitstatus_to_exitcode(status), flush=True)
 
 
+def wakeup_descriptor():
+    number = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(number)
+    return number
+
+
+async def leave():
+    before, interrupt = wakeup_descriptor(), signal.getsignal(signal.SIGINT)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    async with Runtime("one.db"):
+        async with Runtime("two.db"):
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+            assert signal.getsignal(signal.SIGINT) is interrupt
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert wakeup_descriptor() == before
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
 runner = asyncio.run if sys.argv[1] == "asyncio" else durable.run
 runner(globals()[sys.argv[2]]())
 """
@@ -60,13 +79,6 @@ def default_handler() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGTERM, before)
-
-
-def wakeup_descriptor() -> int:
-    """Where signals are written to now."""
-    number = signal.set_wakeup_fd(-1)
-    signal.set_wakeup_fd(number)
-    return number
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -88,23 +100,14 @@ def test_signal_to_a_forked_child_does_not_end_its_parent(loop: str, program: Pr
         assert process.lines[-1] == "child -15"
 
 
-@pytest.mark.usefixtures("default_handler")
-def test_runtimes_leave_the_signals_as_they_found_them(tmp_path: Path) -> None:
-    """Once the last one is closed, nothing of theirs is left; Ctrl-C they never touch."""
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_runtimes_leave_the_signals_as_they_found_them(loop: str, program: Program) -> None:
+    """Once the last one is closed, nothing of theirs is left; Ctrl-C they never touch.
 
-    async def use() -> None:
-        before, interrupt = wakeup_descriptor(), signal.getsignal(signal.SIGINT)
-        async with Runtime(tmp_path / "one.db"):
-            async with Runtime(tmp_path / "two.db"):
-                assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-                assert signal.getsignal(signal.SIGINT) is interrupt
-            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        assert wakeup_descriptor() == before
-
-    descriptors = len(os.listdir("/proc/self/fd"))
-    asyncio.run(use())
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    In a program of its own: a runtime that another test has left open would be the last one.
+    """
+    with spawn(program, loop, "leave") as process:
+        assert process.end() == 0, process.lines
 
 
 @pytest.mark.usefixtures("default_handler")
