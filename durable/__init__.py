@@ -35,6 +35,8 @@ from durable._authoring.writable import (
 from durable._base.backoff import Backoff
 from durable._journal.backup import Backup
 from durable._journal.codec import Codec, Transform
+from durable._journal.judging import Finding
+from durable._journal.verifying import Verification
 from durable._surface.api import get_run, run, start, start_many
 from durable._surface.attributes import set_attributes
 from durable._surface.cancelling import CancelOutcome
@@ -51,6 +53,7 @@ from durable._surface.selecting import RunInfo, RunPage
 from durable._surface.streams import Stream, StreamChunk
 from durable._surface.sync import SyncRun, SyncRuntime
 from durable._surface.sync_streams import SyncStream
+from durable._surface.verifying import verify
 from durable._surface.webhooks import Webhook, create_webhook, resume_webhook
 from durable.errors import DurableError, FatalError, RetryableError
 
@@ -61,6 +64,7 @@ __all__ = [
     "Codec",
     "DurableError",
     "FatalError",
+    "Finding",
     "GeneratorStep",
     "HistoryEvent",
     "Hook",
@@ -82,6 +86,7 @@ __all__ = [
     "SyncStream",
     "SyncWritable",
     "Transform",
+    "Verification",
     "Webhook",
     "WebhookRequest",
     "WebhookResponse",
@@ -117,6 +122,7 @@ __all__ = [
     "start_many",
     "step",
     "uuid4",
+    "verify",
     "workflow",
 ]
 

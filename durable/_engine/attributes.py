@@ -15,7 +15,8 @@ from durable._engine.attempt import Attempt
 from durable._engine.hot import HotRun
 from durable._engine.scheduler import Scheduler
 from durable._journal.attributes import encode_attributes
-from durable._journal.records import RowOp, Write
+from durable._journal.records import Write
+from durable._journal.row_ops import set_attributes
 from durable._replay.attributes import Changes, check_room, encode_change
 from durable._replay.body import Body
 from durable._replay.events import EventKind
@@ -36,7 +37,7 @@ def keep_attributes(run: HotRun, body: Body, write: Write) -> None:
     column = encode_attributes(sorted(body.attributes.items()))
     run.row = run.row._replace(attributes=column)
     if run.birth is None:  # else the row itself is about to be written
-        write.ops = (*write.ops, RowOp("set_run_attributes", (column, run.row.pk)))
+        write.ops = (*write.ops, set_attributes(run.row.pk, column))
 
 
 class Attributes:

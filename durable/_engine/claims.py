@@ -26,6 +26,7 @@ from durable._engine.hot import HotRun
 from durable._engine.payloads import EnginePayloads
 from durable._journal.journal import Journal
 from durable._journal.records import RowOp, Write
+from durable._journal.row_ops import claim_hook
 from durable._replay.body import Body
 from durable._replay.hooks import CLAIMED, HOOK_CONFLICT
 from durable._replay.mailbox import OpenHook
@@ -205,7 +206,7 @@ def _is_open(run: HotRun, hook: OpenHook) -> bool:
 
 
 def _claim(run: HotRun, hook: OpenHook) -> RowOp:
-    return RowOp("claim_hook", (token_hash(hook.token), run.row.pk, hook.seq))
+    return claim_hook(token_hash(hook.token), run.row.pk, hook.seq)
 
 
 def _release(run: HotRun, hook: OpenHook) -> RowOp:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from durable._base.ids import token_hash
 from durable._engine.hot import HotRun
 from durable._journal.attributes import Origin, encode_origin
-from durable._journal.records import PENDING, RowOp, RunEvent, Write
+from durable._journal.records import PENDING, RunEvent, Write
+from durable._journal.row_ops import keep_hook
 from durable._replay.body import Body
 from durable._replay.ending import Continuation
 from durable._replay.events import Event, EventKind
@@ -62,7 +63,7 @@ def add_successor(run: HotRun, body: Body, pk: int, write: Write) -> None:
     write.runs = [*write.runs, successor]
     write.events = [*write.events, *begins]
     # Before the others of its tokens are freed.
-    keeps = [RowOp("keep_hook", (pk, token_hash(hook.token), row.pk)) for hook in wanted.kept]
+    keeps = [keep_hook(token_hash(hook.token), pk, row.pk) for hook in wanted.kept]
     write.ops = [*write.ops, *keeps]
     run.successor = HotRun(successor, run.definition), [created, *mail]
 

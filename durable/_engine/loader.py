@@ -75,6 +75,7 @@ class Loader:
         self.claims: Claims | None = None
         self.settings: dict[str, object] = {}  # of the runtime, for what bodies call
         self.stopped = False
+        self._damaged: set[str] = set()  # told already
         # Gives a run that is back in memory the attempts that its pause has not ended.
         self.rejoin: Callable[[HotRun, Body], None] = _alone
 
@@ -194,6 +195,8 @@ class Loader:
             newer = await self._journal.reader.run_by_pk(row.pk)
             if _goes_on(newer) and due in (None, newer.wake_at):
                 await self._bring_in(newer, resumed, fresh)
+        except JournalCorruptError as error:  # of the row itself: nothing can be recorded there
+            self._log_once(row.run_id, error)
         except (DurableError, asyncio.CancelledError):
             # Meanwhile it may have fallen due, and whoever looked saw it on its way.
             loop = asyncio.get_running_loop()
@@ -202,6 +205,11 @@ class Loader:
         finally:
             self._forget_load(row.run_id, loaded)
             settle(loaded, None)
+
+    def _log_once(self, run_id: str, error: Exception) -> None:
+        if run_id not in self._damaged:
+            self._damaged.add(run_id)
+            logger.error("run %s cannot go on: %s", run_id, error)
 
     async def _bring_in(self, row: RunRow, resumed: bool, fresh: bool) -> None:
         run = HotRun(row)

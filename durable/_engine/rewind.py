@@ -40,6 +40,7 @@ from durable._journal.records import (
     RunState,
     Write,
 )
+from durable._journal.row_ops import claim_hook, set_attributes, set_deadline
 from durable._replay.attributes import after_changes, first_attributes
 from durable._replay.events import Event, EventKind
 from durable._replay.forking import fork
@@ -218,7 +219,7 @@ async def claims_of(
                 "or have it dispose its hook, and repeat this",
             )  # fmt: skip
         # One that it was not sure of yet may turn out to be another run's: it is told so.
-        ops.append(RowOp("claim_hook", (token_hash(token), row.pk, hook.seq)))
+        ops.append(claim_hook(token_hash(token), row.pk, hook.seq))
     return ops
 
 
@@ -246,9 +247,9 @@ def retry_write(row: RunRow, history: Sequence[Event], request: str, now_us: int
     )  # fmt: skip
     first = first_attributes(decode_attributes(row.attributes), history)
     kept = encode_attributes(sorted(after_changes(first, view.events).items()))
-    ops = [] if kept == row.attributes else [RowOp("set_run_attributes", (kept, row.pk))]
+    ops = [] if kept == row.attributes else [set_attributes(row.pk, kept)]
     if (allowed := time_allowed(row, history)) is not None:
-        ops.append(RowOp("set_deadline", (at + allowed, row.pk)))
+        ops.append(set_deadline(row.pk, at + allowed))
     events = [RunEvent(row.pk, row.run_id, event)]
     return Write(done=_ignore, events=events, states=[state], ops=ops)
 

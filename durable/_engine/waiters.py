@@ -68,7 +68,7 @@ class Waiters:
             return recent
         row = await self._commands.row(run_id)
         if row.status in FINISHED:
-            event = await self._journal.reader.last_event(row.pk, run_id)
+            event = await self._journal.reader.end_event(row.pk, run_id)
             if event is None:  # deleted since
                 raise WorkflowRunNotFoundError(run_id)
             return RunEnd(row, event.payload)

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from durable._journal.checksum import NO_DUE, checksum, checksum_of_run
 from durable._journal.database import transact
 from durable._journal.faults import is_disk_fault, refusal
 from durable._journal.records import RowOp, RunRow, RunState, Write
+from durable._journal.row_checksums import meta_sum, plain_sum, state_sum, sums_of
 from durable._journal.sql import QUERIES, for_rows
 from durable._replay.events import Event
 from durable.errors import InternalError
@@ -128,9 +129,10 @@ def _insert_runs(
     tally.statements += 1
     plain = all(row.count(None) == _NULLS_OF_PLAIN and _PLAIN(row)[5] is not None for row in rows)
     if plain:
-        inserted = conn.executemany(_INSERT_PLAIN_RUN, map(_PLAIN, rows)).rowcount
+        inserted = conn.executemany(_INSERT_PLAIN_RUN, map(_plain_values, rows)).rowcount
     else:
-        inserted = conn.executemany(_INSERT_RUN, rows).rowcount
+        values = [(*row, *sums_of(RunRow._make(row))) for row in rows]
+        inserted = conn.executemany(_INSERT_RUN, values).rowcount
     if not plain and (tagged := [row[:1] for row in rows if row[_ATTRIBUTES] is not None]):
         tally.statements += 1
         conn.executemany(_INDEX_ATTRIBUTES, tagged)
@@ -149,6 +151,13 @@ def _insert_runs(
     return frozenset(skipped)
 
 
+def _plain_values(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    pk, run_id, workflow, status, created_at, wake_at, behaviour = plain = _PLAIN(row)
+    state = RunState(status, None, None, wake_at, None, None, pk)
+    fixed = plain_sum(pk, run_id, workflow, created_at, behaviour)
+    return (*plain, fixed, state_sum(state))
+
+
 def _existing(conn: sqlite3.Connection, rows: Iterable[RunRow]) -> dict[str, RunRow]:
     """Return the rows found under the run ids of `rows` that are not these rows."""
     found: dict[str, RunRow] = {}
@@ -157,7 +166,7 @@ def _existing(conn: sqlite3.Connection, rows: Iterable[RunRow]) -> dict[str, Run
         if other is None:
             raise InternalError(f"run {row.run_id} got the key {row.pk}, which is taken")
         if other[0] != row.pk:
-            found[row.run_id] = RunRow._make(other)
+            found[row.run_id] = RunRow._make(other[: len(RunRow._fields)])
     return found
 
 
@@ -214,7 +223,8 @@ def _update_states(
     if not states:
         return
     tally.statements += 1
-    if conn.executemany(_UPDATE_STATE, map(tuple, states)).rowcount != len(states):
+    rows = [(*state[:-1], state_sum(state), state.pk) for state in states]
+    if conn.executemany(_UPDATE_STATE, rows).rowcount != len(rows):
         raise InternalError(f"a state was written for a run that is not recorded: {states[:3]}")
 
 
@@ -241,7 +251,8 @@ def _mark_suspect(conn: sqlite3.Connection, writes: Sequence[Write], tally: Tall
     if last is None:
         conn.execute(_DELETE_META, ("suspect",))
     else:
-        conn.execute(_SET_META, ("suspect", f"{last[0]}:{last[1]}"))
+        value = f"{last[0]}:{last[1]}"
+        conn.execute(_SET_META, ("suspect", value, meta_sum("suspect", value)))
 
 
 def is_recorded(conn: sqlite3.Connection, write: Write) -> bool:

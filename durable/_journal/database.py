@@ -8,6 +8,7 @@ functions here run on the driver's thread, on the connection that they are given
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sqlite3
@@ -23,17 +24,21 @@ from durable._journal.migrations import (
     MIGRATIONS,
     Migration,
     check_integrity,
+    check_schema,
     migrate,
     version_of,
 )
+from durable._journal.row_checksums import meta_sum, sound_meta
 from durable._journal.sql import QUERIES
-from durable.errors import JournalError, JournalVersionError
+from durable.errors import JournalCorruptError, JournalError, JournalVersionError
 
 T = TypeVar("T")
+_log = logging.getLogger("durable")
 
 BUSY_MS = 5000
 WAL_PAGES = 1000
 _WAL_BYTES_KEPT = 16 << 20
+_FULL_CHECK_BYTES = 2 << 20  # of a file that is looked at whole at each opening
 _AUTO_VACUUM_INCREMENTAL = 2
 SYNCHRONOUS = {"full": 2, "process": 1}  # FULL, NORMAL
 
@@ -147,16 +152,35 @@ def prepare(
         # Only possible before the first page is written.
         conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
     apply_settings(conn, durability)
-    before = dict(conn.execute(_ALL_META)) if found else {"clean": 1}
+    before = read_meta(conn, files.path) if found else {"clean": 1}
     clean = before.get("clean") == 1
-    if not clean:
-        check_integrity(conn, files.path)
+    is_small = os.stat(files.path).st_size <= _FULL_CHECK_BYTES
+    if found and (is_small or not clean):
+        check_integrity(conn, files.path, fully=is_small)
     migrate(conn, files.path, found, migrations)
+    check_schema(conn, files.path, migrations)
     _check_vacuum(conn)
-    boot = transact(conn, lambda: _record_boot(conn, now_us, clean))
+    boot = transact(conn, lambda: _record_boot(conn, files.path, now_us, clean))
     files.remember()
     files.take_reserve()
     return boot
+
+
+def read_meta(conn: sqlite3.Connection, path: str) -> dict[str, object]:
+    """Return what the journal notes about itself, without what is damaged.
+
+    Raises:
+        JournalCorruptError: it cannot be told which journal it is.
+    """
+    meta, damaged = sound_meta(conn.execute(_ALL_META))
+    if damaged:
+        _log.warning("durable: rows of meta are damaged in %s: %s", path, ", ".join(damaged))
+    if damaged and "journal_id" not in meta:
+        raise JournalCorruptError(
+            f"the journal {path} is damaged: its row journal_id in meta does not match its "
+            "checksum; `durable repair` mends it"
+        )
+    return meta
 
 
 def _check_vacuum(conn: sqlite3.Connection) -> None:
@@ -165,13 +189,13 @@ def _check_vacuum(conn: sqlite3.Connection) -> None:
         raise JournalError(f"the journal has auto_vacuum mode {mode}, which cannot return space")
 
 
-def _record_boot(conn: sqlite3.Connection, now_us: int, clean: bool) -> Boot:
-    conn.execute(_SET_META_ONCE, ("journal_id", secrets.token_hex(16)))
-    conn.execute(_SET_META_ONCE, ("created_at", now_us))
-    meta = dict(conn.execute(_ALL_META))
-    number = int(meta.get("boots", 0)) + 1
+def _record_boot(conn: sqlite3.Connection, path: str, now_us: int, clean: bool) -> Boot:
+    for key, value in (("journal_id", secrets.token_hex(16)), ("created_at", now_us)):
+        conn.execute(_SET_META_ONCE, (key, value, meta_sum(key, value)))
+    meta = read_meta(conn, path)
+    number = int(str(meta.get("boots", 0))) + 1
     news = {"boots": number, "clean": 0, "booted_at": now_us, "pid": os.getpid()}
-    conn.executemany(_SET_META, news.items())
+    conn.executemany(_SET_META, [(k, v, meta_sum(k, v)) for k, v in news.items()])
     (max_pk,) = conn.execute(_MAX_PK).fetchone()
     if not clean:  # no key may ever be given to a second run
         max_pk = max(max_pk, *conn.execute(_MAX_EVENT_PK).fetchone())
@@ -221,5 +245,6 @@ def restore(conn: sqlite3.Connection, files: JournalFiles, durability: str) -> N
 
 def finish(conn: sqlite3.Connection, clean: bool) -> None:
     """Record how this ownership ended and empty the -wal."""
-    transact(conn, lambda: conn.execute(_SET_META, ("clean", int(clean))))
+    value = int(clean)
+    transact(conn, lambda: conn.execute(_SET_META, ("clean", value, meta_sum("clean", value))))
     truncate_wal(conn)

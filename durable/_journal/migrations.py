@@ -9,6 +9,7 @@ beside it (``<journal>.bak-v<old>``, 0600). A released migration is never edited
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ class Migration(NamedTuple):
 
 MIGRATIONS: tuple[Migration, ...] = (Migration(1, sql.read("schema.sql")),)
 LATEST = MIGRATIONS[-1].version
+_SCHEMA = sql.QUERIES["schema_objects"]
 
 
 def version_of(conn: sqlite3.Connection, path: str, latest: int) -> int:
@@ -102,10 +104,45 @@ def _back_up(conn: sqlite3.Connection, path: str, version: int) -> None:
     sync_directory(target)
 
 
-def check_integrity(conn: sqlite3.Connection, path: str) -> None:
-    """Raise `JournalCorruptError` when SQLite finds damage in the file."""
-    (verdict,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+@functools.cache
+def _objects(scripts: Sequence[str]) -> frozenset[tuple[str | None, ...]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as conn:
+        for script in scripts:
+            conn.executescript(script)
+        return frozenset(conn.execute(_SCHEMA))
+
+
+def schema_differs(
+    conn: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS
+) -> tuple[list[str], list[str]]:
+    """Return what the schema lacks or has otherwise than it was made, and what it has more."""
+    wanted = _objects(tuple(step.script for step in migrations))
+    found = frozenset(conn.execute(_SCHEMA))
+    names = {each[1] for each in wanted}
+    more = [str(each[1]) for each in found - wanted if each[1] not in names]
+    return sorted(str(each[1]) for each in wanted - found), sorted(more)
+
+
+def check_schema(conn: sqlite3.Connection, path: str, migrations: Sequence[Migration]) -> None:
+    """Raise `JournalCorruptError` when the schema is not as the migrations have made it."""
+    changed, _ = schema_differs(conn, migrations)
+    if changed:
+        raise JournalCorruptError(
+            f"the schema of the journal {path} is not as it was made ({', '.join(changed)}): the "
+            "disk or another program changed it; restore a backup, or `durable repair`"
+        )
+
+
+def check_integrity(conn: sqlite3.Connection, path: str, *, fully: bool = False) -> None:
+    """Raise `JournalCorruptError` when SQLite finds damage in the file.
+
+    Args:
+        fully: hold indexes against their tables, too, which takes longer.
+    """
+    pragma = "integrity_check" if fully else "quick_check"
+    (verdict,) = conn.execute(f"PRAGMA {pragma}(1)").fetchone()
     if verdict != "ok":
         raise JournalCorruptError(
-            f"the journal {path} is damaged ({verdict}): restore it from a backup"
+            f"the journal {path} is damaged ({verdict}): restore it from a backup, or "
+            "`durable repair` saves what can be read"
         )

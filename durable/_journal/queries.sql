@@ -1,11 +1,12 @@
 -- Every statement that the journal runs on its tables. Parameters only, never pasted values.
--- Columns of `runs` are always written and read in the order of records.RunRow.
+-- Columns of `runs` are always written and read in the order of records.RunRow, then the three
+-- checksums of the row (row_checksums.py).
 
 -- name: insert_run
 INSERT INTO runs (pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at,
     deadline, expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked,
-    behaviour, first_id, bound_to, origin)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    behaviour, first_id, bound_to, origin, crc, state_sum, attributes_crc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
 -- name: index_attributes
@@ -16,8 +17,8 @@ ON CONFLICT DO NOTHING;
 
 -- name: insert_plain_run
 -- The same for runs of which nothing else is to be said: Python's sqlite3 binds nulls slowly.
-INSERT INTO runs (pk, run_id, workflow, status, created_at, wake_at, behaviour)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO runs (pk, run_id, workflow, status, created_at, wake_at, behaviour, crc, state_sum)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING;
 
 -- name: insert_event
@@ -32,14 +33,15 @@ ON CONFLICT (run, seq) DO NOTHING;
 
 -- name: update_state
 UPDATE runs SET status = ?, started_at = ?, completed_at = ?, wake_at = ?, expires_at = ?,
-    blocked = ?
+    blocked = ?, state_sum = ?
 WHERE pk = ?;
 
 -- name: set_run_attributes
-UPDATE runs SET attributes = ? WHERE pk = ?;
+UPDATE runs SET attributes = ?, attributes_crc = ? WHERE pk = ?;
 
 -- name: set_deadline
-UPDATE runs SET deadline = ? WHERE pk = ?;
+-- The deadline is added to the checksum, so that it can be exchanged without the other columns.
+UPDATE runs SET deadline = ?, crc = crc - ifnull(deadline, -1) + ? WHERE pk = ?;
 
 -- name: event_crc
 SELECT crc FROM events WHERE run = ? AND seq = ?;
@@ -48,17 +50,17 @@ SELECT crc FROM events WHERE run = ? AND seq = ?;
 SELECT status, started_at, completed_at, wake_at, expires_at, blocked, pk FROM runs WHERE pk = ?;
 
 -- name: set_meta
-INSERT INTO meta (key, value) VALUES (?, ?)
-ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+INSERT INTO meta (key, value, crc) VALUES (?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, crc = excluded.crc;
 
 -- name: set_meta_once
-INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO NOTHING;
+INSERT INTO meta (key, value, crc) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING;
 
 -- name: delete_meta
 DELETE FROM meta WHERE key = ?;
 
 -- name: all_meta
-SELECT key, value FROM meta;
+SELECT key, value, crc FROM meta;
 
 -- name: max_pk
 SELECT max(coalesce((SELECT max(pk) FROM runs), 0), coalesce((SELECT max(run) FROM trash), 0));
@@ -69,19 +71,19 @@ SELECT coalesce(max(run), 0) FROM events;
 -- name: run_by_id
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
     expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
-    first_id, bound_to, origin
+    first_id, bound_to, origin, crc, state_sum, attributes_crc
 FROM runs WHERE run_id = ?;
 
 -- name: run_by_pk
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
     expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
-    first_id, bound_to, origin
+    first_id, bound_to, origin, crc, state_sum, attributes_crc
 FROM runs WHERE pk = ?;
 
 -- name: due_runs
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
     expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
-    first_id, bound_to, origin
+    first_id, bound_to, origin, crc, state_sum, attributes_crc
 FROM runs
 WHERE wake_at IS NOT NULL AND wake_at > 0 AND (wake_at, pk) > (?, ?) AND wake_at <= ?
 ORDER BY wake_at, pk LIMIT ?;
@@ -89,19 +91,19 @@ ORDER BY wake_at, pk LIMIT ?;
 -- name: interrupted_runs
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
     expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
-    first_id, bound_to, origin
+    first_id, bound_to, origin, crc, state_sum, attributes_crc
 FROM runs WHERE wake_at = 0 AND pk > ? ORDER BY pk LIMIT ?;
 
 -- name: blocked_runs
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
     expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
-    first_id, bound_to, origin
+    first_id, bound_to, origin, crc, state_sum, attributes_crc
 FROM runs INDEXED BY runs_blocked WHERE status = 'blocked' AND pk > ? ORDER BY pk LIMIT ?;
 
 -- name: children
 SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
     expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
-    first_id, bound_to, origin
+    first_id, bound_to, origin, crc, state_sum, attributes_crc
 FROM runs WHERE parent_id = ? ORDER BY pk;
 
 -- name: not_going_on
@@ -131,6 +133,10 @@ SELECT status, count(*) FROM runs GROUP BY status;
 -- name: history
 SELECT seq, kind, ref, name, at, due, payload, crc FROM events
 WHERE run = ? AND seq > ? ORDER BY seq LIMIT ?;
+
+-- name: next_in_file
+SELECT run, seq, EXISTS (SELECT 1 FROM trash WHERE trash.run = events.run) FROM events
+WHERE (run, seq) > (?, ?) ORDER BY run, seq LIMIT 1;
 
 -- name: last_event
 SELECT seq, kind, ref, name, at, due, payload, crc FROM events
@@ -183,16 +189,21 @@ SELECT EXISTS (SELECT 1 FROM chunks WHERE run = :run);
 -- name: last_seq
 SELECT max(seq) FROM events WHERE run = ?;
 
--- name: doom_expired
-INSERT INTO trash (run)
-SELECT pk FROM runs INDEXED BY runs_by_expiry
+-- name: expired_runs
+SELECT pk, run_id, workflow, status, created_at, started_at, completed_at, wake_at, deadline,
+    expires_at, retention_us, parent_id, root_id, deployment_id, attributes, blocked, behaviour,
+    first_id, bound_to, origin, crc, state_sum, attributes_crc
+FROM runs INDEXED BY runs_by_expiry
 WHERE expires_at IS NOT NULL AND expires_at <= ?
     AND status IN ('completed', 'failed', 'cancelled', 'continued')
 ORDER BY expires_at LIMIT ?;
 
--- name: doom_run
-INSERT INTO trash (run)
-SELECT pk FROM runs WHERE pk = ? AND completed_at IS NOT NULL;
+-- name: keep_run
+-- Its checksum stays as it is: nobody is to believe that the row is sound again.
+UPDATE runs SET expires_at = NULL WHERE pk = ?;
+
+-- name: doom
+INSERT INTO trash (run) VALUES (?);
 
 -- name: delete_doomed_runs
 DELETE FROM runs WHERE pk IN (SELECT run FROM trash);
@@ -219,19 +230,23 @@ DELETE FROM hooks WHERE run = :run;
 -- name: has_hooks
 SELECT EXISTS (SELECT 1 FROM hooks WHERE run = :run);
 
+-- name: is_run
+SELECT EXISTS (SELECT 1 FROM runs WHERE pk = ?);
+
 -- name: undoom
 DELETE FROM trash WHERE run = ?;
 
 -- name: claim_hook
-INSERT INTO hooks (token_hash, run, seq) VALUES (?, ?, ?)
-ON CONFLICT (token_hash) DO UPDATE SET seq = excluded.seq
+INSERT INTO hooks (token_hash, run, seq, crc) VALUES (?, ?, ?, ?)
+ON CONFLICT (token_hash) DO UPDATE SET seq = excluded.seq, crc = excluded.crc
 WHERE hooks.run = excluded.run AND hooks.seq = 0;
 
 -- name: keep_hook
-UPDATE hooks SET run = ?, seq = 0 WHERE token_hash = ? AND run = ?;
+UPDATE hooks SET run = ?, seq = 0, crc = ? WHERE token_hash = ? AND run = ?;
 
 -- name: mark_unclaimed
-UPDATE runs SET wake_at = 0
+-- The due time is added to the checksum of the state, so that it can be exchanged alone.
+UPDATE runs SET wake_at = 0, state_sum = state_sum - ifnull(wake_at, -1)
 WHERE pk = ? AND status IN ('pending', 'running') AND NOT EXISTS (
     SELECT 1 FROM hooks WHERE token_hash = ? AND run = ? AND seq = ?);
 
@@ -242,24 +257,28 @@ DELETE FROM hooks WHERE token_hash = ? AND run = ? AND seq = ?;
 DELETE FROM hooks WHERE run = ?;
 
 -- name: hook_by_token
-SELECT hooks.run, runs.run_id, hooks.seq
+SELECT hooks.run, runs.run_id, hooks.seq, hooks.crc
 FROM hooks JOIN runs ON runs.pk = hooks.run WHERE token_hash = ?;
 
 -- name: hooks_of_run
-SELECT seq FROM hooks WHERE run = ? AND seq > 0 ORDER BY seq;
+SELECT token_hash, seq, crc FROM hooks WHERE run = ? AND seq > 0 ORDER BY seq;
 
 -- name: answers_of
 SELECT count(*) FROM events WHERE run = ? AND kind = ? AND ref = ?;
 
 -- name: add_request
-INSERT INTO requests (run, kind, seq, payload) VALUES (?, ?, ?, ?)
-ON CONFLICT (run, kind) DO UPDATE SET seq = excluded.seq;
+INSERT INTO requests (run, kind, seq, payload, crc) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (run, kind) DO UPDATE SET seq = excluded.seq,
+    crc = requests.crc - requests.seq + excluded.seq;
 
 -- name: drop_request
 DELETE FROM requests WHERE run = ? AND kind = ?;
 
 -- name: requests
-SELECT run, kind, seq, payload FROM requests ORDER BY run, kind;
+SELECT run, kind, seq, payload, crc FROM requests ORDER BY run, kind;
+-- name: schema_objects
+SELECT type, name, tbl_name, sql FROM sqlite_schema;
+
 -- name: count_runs
 SELECT count(*) FROM runs;
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from durable._journal.checksum import checksum_of_run, matches
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
+from durable._journal.histories import CURE, read_history, read_last
 from durable._journal.records import HookRow, Request, RunRow
+from durable._journal.row_checksums import hook_sum, request_sum, run_row, shown_row
 from durable._journal.selection import (
     COUNT_ENTRIES,
     SCAN_ENTRIES,
@@ -30,13 +33,12 @@ from durable._journal.selection import (
     read_rows,
 )
 from durable._journal.sql import QUERIES
-from durable._replay.events import Event
-from durable.errors import JournalCorruptError, JournalError, WorkflowRunNotFoundError
+from durable._replay.events import TERMINAL, Event, EventKind
+from durable.errors import JournalCorruptError, JournalError
 
 T = TypeVar("T")
+_log = logging.getLogger("durable")
 
-_ROW = RunRow._make
-_EVENT = Event._make
 _NO_LIMIT = -1
 
 
@@ -52,10 +54,8 @@ _HOOK_BY_TOKEN, _HOOKS_OF_RUN = _fetch("hook_by_token"), _fetch("hooks_of_run")
 _ANSWERS_OF = _fetch("answers_of")
 _NOT_GOING_ON = _fetch("not_going_on")
 _CHILDREN, _OPEN_BOUND, _ORPHANS = _fetch("children"), _fetch("open_bound_runs"), _fetch("orphans")
-_HISTORY, _LAST_EVENT, _LAST_SEQ = _fetch("history"), _fetch("last_event"), _fetch("last_seq")
+_LAST_SEQ = _fetch("last_seq")
 _REQUESTS = _fetch("requests")
-
-_StoredEvent = tuple[int, int, int, str, int, "int | None", "bytes | None", int]
 
 
 class Reader:
@@ -102,7 +102,13 @@ class Reader:
 
     async def run_by_id(self, run_id: str) -> RunRow | None:
         """Return the run with this public id, or None."""
-        return await self._run(_BY_ID, run_id)
+        row = await self._run(_BY_ID, run_id)
+        if row is not None and row.run_id != run_id:
+            raise JournalCorruptError(
+                f"the index of run ids is damaged: {run_id!r} leads to run {row.run_id!r}; "
+                "`durable repair` mends it"
+            )
+        return row
 
     async def run_by_pk(self, pk: int) -> RunRow | None:
         """Return the run with this key, or None."""
@@ -127,7 +133,17 @@ class Reader:
 
     async def last_event(self, pk: int, run_id: str) -> Event | None:
         """Return the newest event of a run, verified, or None."""
-        return await self._ask(partial(_read_last, pk, run_id))
+        return await self._ask(partial(read_last, pk, run_id))
+
+    async def end_event(self, pk: int, run_id: str) -> Event | None:
+        """Return the event that ended a finished run, verified; None if it is deleted by now."""
+        event = await self.last_event(pk, run_id)
+        if event is not None and event.kind not in TERMINAL:
+            raise JournalCorruptError(
+                f"run {run_id} has ended, and the last event of its history is "
+                f"{EventKind(event.kind).label}: {CURE}"
+            )
+        return event
 
     async def last_seq(self, pk: int) -> int:
         """Return the number of the newest event of a run, damaged or not; 0 if it has none."""
@@ -136,7 +152,17 @@ class Reader:
     async def requests(self) -> list[Request]:
         """Return what was asked of runs while no process executed them."""
         rows = await self._ask(lambda conn: conn.execute(_REQUESTS).fetchall())
-        return list(map(Request._make, rows))
+        return [Request._make(row[:-1]) for row in rows if self._is_sound(row)]
+
+    def _is_sound(self, row: tuple[int, str, int, bytes | None, int]) -> bool:
+        with suppress(TypeError, ValueError):
+            if request_sum(*row[:4]) == row[4]:
+                return True
+        _log.warning(
+            "durable: a request to %s the run of key %s is damaged in %s, and is left alone",
+            row[1], row[0], self._path,
+        )  # fmt: skip
+        return False
 
     async def due_runs(self, after: tuple[int, int], until_us: int, limit: int) -> list[RunRow]:
         """Return runs whose `wake_at` (not 0) is due, ordered by (wake_at, pk), one page.
@@ -191,12 +217,17 @@ class Reader:
     async def hook(self, token_hash: bytes) -> HookRow | None:
         """Return who holds the hook token with this hash, or None."""
         row = await self._ask(lambda conn: conn.execute(_HOOK_BY_TOKEN, (token_hash,)).fetchone())
-        return None if row is None else HookRow._make(row)
+        if row is not None and hook_sum(token_hash, row[0], row[2]) != row[3]:
+            raise _damaged_hook(row[1])
+        return None if row is None else HookRow._make(row[:3])
 
     async def hooks_of(self, pk: int) -> list[int]:
         """Return the numbers of the `hook_created` events whose tokens a run holds."""
         rows = await self._ask(lambda conn: conn.execute(_HOOKS_OF_RUN, (pk,)).fetchall())
-        return [seq for (seq,) in rows]
+        for token_hash, seq, crc in rows:
+            if hook_sum(token_hash, pk, seq) != crc:
+                raise _damaged_hook(f"key {pk}")
+        return [seq for _, seq, _ in rows]
 
     async def count_answers(self, pk: int, kind: int, ref: int) -> int:
         """Return how many events of a kind refer to the event `ref` of a run."""
@@ -244,11 +275,11 @@ class Reader:
 
     async def _run(self, query: str, key: object) -> RunRow | None:
         row = await self._ask(lambda conn: conn.execute(query, (key,)).fetchone())
-        return None if row is None else _ROW(row)
+        return None if row is None else run_row(row)
 
     async def _runs(self, query: str, *parameters: object) -> list[RunRow]:
         return await self._ask(
-            lambda conn: list(map(_ROW, conn.execute(query, parameters).fetchall()))
+            lambda conn: list(map(shown_row, conn.execute(query, parameters).fetchall()))
         )
 
     async def _number(self, query: str, *parameters: object) -> int | None:
@@ -268,6 +299,8 @@ class Reader:
             try:
                 return await self._driver.call(fn)
             except sqlite3.Error as error:
+                if "UTF-8" in str(error):  # a damaged text keeps nobody from the others
+                    return await self._driver.call(partial(_leniently, fn))
                 if not again or not is_disk_fault(error):
                     raise translate(error, self._path, "reading") from error
                 self._connect_again()
@@ -319,39 +352,17 @@ class Reader:
         self._unprepared = error is not None
 
 
-def read_history(
-    run_id: str, after_seq: int, parameters: tuple[int, int, int], conn: sqlite3.Connection
-) -> list[Event]:
-    """Return verified events; the parameters are the run's key, `after_seq` and a limit."""
-    rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
-    if rows and rows[0][0] != after_seq + 1:
-        _check_there(parameters[0], run_id, conn)
-    seed = checksum_of_run(run_id)
-    return [_verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
+def _leniently(fn: Callable[[sqlite3.Connection], T], conn: sqlite3.Connection) -> T:
+    """Ask once more, with texts that are no UTF-8 as such that match no checksum."""
+    conn.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    try:
+        return fn(conn)
+    finally:
+        conn.text_factory = str
 
 
-def _check_there(pk: int, run_id: str, conn: sqlite3.Connection) -> None:
-    """Tell a run that is being deleted, whose first events go first, from a damaged one."""
-    found = conn.execute(_BY_PK, (pk,)).fetchone()
-    if found is None or found[1] != run_id:
-        raise WorkflowRunNotFoundError(run_id)
-
-
-def _read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
-    row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
-    return None if row is None else _verified(run_id, checksum_of_run(run_id), row[0], row)
-
-
-def _verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
-    seq = row[0]
-    if seq != place:
-        raise JournalCorruptError(
-            f"the history of run {run_id} lacks event {place} (the next one is {seq}): "
-            "restore the journal from a backup"
-        )
-    if not matches(seed, row):
-        raise JournalCorruptError(
-            f"event {seq} of run {run_id} does not match its checksum: the disk or another "
-            "program changed it; restore the journal from a backup"
-        )
-    return _EVENT(row[:7])
+def _damaged_hook(run: str) -> JournalCorruptError:
+    return JournalCorruptError(
+        f"the row of a hook of run {run} does not match its checksum: the disk or another program "
+        "changed it; `durable repair` mends it"
+    )

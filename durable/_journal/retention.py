@@ -11,15 +11,19 @@ A table with rows of runs joins here: see `RUN_TABLES`.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 from durable._journal.database import transact
+from durable._journal.row_checksums import StoredRun, run_row
 from durable._journal.sql import QUERIES
+from durable.errors import JournalCorruptError
 
 T = TypeVar("T")
+_log = logging.getLogger("durable")
 
 
 class RunTable(NamedTuple):
@@ -42,7 +46,8 @@ RUN_TABLES = (
     RunTable("delete_requests", "has_requests"),
 )
 
-_DOOM_EXPIRED, _DOOM_RUN = QUERIES["doom_expired"], QUERIES["doom_run"]
+_EXPIRED, _DOOM, _RUN_BY_PK = QUERIES["expired_runs"], QUERIES["doom"], QUERIES["run_by_pk"]
+_KEEP, _IS_RUN = QUERIES["keep_run"], QUERIES["is_run"]
 _DELETE_DOOMED_RUNS = QUERIES["delete_doomed_runs"]
 _DOOMED, _UNDOOM = QUERIES["doomed"], QUERIES["undoom"]
 _TABLES = [(QUERIES[table.delete_some], QUERIES[table.has_some]) for table in RUN_TABLES]
@@ -63,9 +68,9 @@ async def delete_expired(chores: _Chores, now_us: int, limit: int) -> int:
     more = True
     while more and deleted < limit:
         step = min(limit - deleted, _RUNS_AT_ONCE)
-        doomed = await chores.run(partial(_doom, _DOOM_EXPIRED, (now_us, step)))
+        found, doomed = await chores.run(partial(_doom_expired, now_us, step))
         deleted += doomed
-        more = doomed == step
+        more = found == step
         while await chores.run(_delete_rows):
             pass
     await empty_trash(chores)
@@ -74,7 +79,7 @@ async def delete_expired(chores: _Chores, now_us: int, limit: int) -> int:
 
 async def delete_run(chores: _Chores, pk: int) -> bool:
     """Delete the row of a finished run; tell whether it was there. `empty_trash` does the rest."""
-    return bool(await chores.run(partial(_doom, _DOOM_RUN, (pk,))))
+    return await chores.run(partial(_doom_one, pk))
 
 
 async def empty_trash(chores: _Chores) -> None:
@@ -85,13 +90,43 @@ async def empty_trash(chores: _Chores) -> None:
         pass
 
 
-def _doom(query: str, values: tuple[int, ...], conn: sqlite3.Connection) -> int:
-    def body() -> int:
-        doomed = conn.execute(query, values).rowcount
-        conn.execute(_DELETE_DOOMED_RUNS)
-        return doomed
+def _doom_expired(now_us: int, limit: int, conn: sqlite3.Connection) -> tuple[int, int]:
+    """Return how many runs seemed to be expired, and how many are doomed now."""
+
+    def body() -> tuple[int, int]:
+        rows = conn.execute(_EXPIRED, (now_us, limit)).fetchall()
+        doomed = [row[:1] for row in rows if _is_expired(conn, row, now_us)]
+        _doom(conn, doomed)
+        return len(rows), len(doomed)
 
     return transact(conn, body)
+
+
+def _is_expired(conn: sqlite3.Connection, stored: StoredRun, now_us: int) -> bool:
+    """Tell whether a run may go; a damaged row is no reason to delete anything."""
+    try:
+        expires_at = run_row(stored).expires_at
+    except JournalCorruptError as error:
+        _log.warning("durable: %s. It does not expire", error)
+        conn.execute(_KEEP, stored[:1])
+        return False
+    return expires_at is not None and expires_at <= now_us
+
+
+def _doom_one(pk: int, conn: sqlite3.Connection) -> bool:
+    def body() -> bool:
+        stored = conn.execute(_RUN_BY_PK, (pk,)).fetchone()
+        found = stored is not None and run_row(stored).completed_at is not None
+        _doom(conn, [(pk,)] if found else [])
+        return found
+
+    return transact(conn, body)
+
+
+def _doom(conn: sqlite3.Connection, keys: Sequence[tuple[int]]) -> None:
+    if keys:
+        conn.executemany(_DOOM, keys)
+        conn.execute(_DELETE_DOOMED_RUNS)
 
 
 def _delete_rows(conn: sqlite3.Connection) -> bool:
@@ -105,6 +140,9 @@ def _delete_rows(conn: sqlite3.Connection) -> bool:
 def _delete_some(conn: sqlite3.Connection) -> None:
     room = _ROWS_AT_ONCE
     while room > 0 and (row := conn.execute(_DOOMED).fetchone()) is not None:
+        if conn.execute(_IS_RUN, row).fetchone() != (0,):  # damage must not delete a living run
+            conn.execute(_UNDOOM, row)
+            continue
         left = False
         for delete_some, has_some in _TABLES:
             if room > 0:

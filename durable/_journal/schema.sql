@@ -23,7 +23,12 @@ CREATE TABLE runs (
     behaviour    INTEGER NOT NULL,
     first_id     TEXT,  -- of a run that continues another one: the first of the chain
     bound_to     TEXT,  -- of a child that ends with its parent: the first of the parent's chain
-    origin       TEXT   -- of a run made from another one: a JSON object
+    origin       TEXT,  -- of a run made from another one: a JSON object
+    -- Checksums of what was said at its creation (and the deadline), of its state, of its
+    -- attributes (NULL with them); see row_checksums.py.
+    crc          INTEGER NOT NULL,
+    state_sum    INTEGER NOT NULL,
+    attributes_crc INTEGER
 ) STRICT;
 
 CREATE INDEX runs_by_wake ON runs (wake_at, pk) WHERE wake_at IS NOT NULL;
@@ -81,7 +86,8 @@ CREATE TABLE events (
 CREATE TABLE hooks (
     token_hash BLOB PRIMARY KEY,
     run        INTEGER NOT NULL,
-    seq        INTEGER NOT NULL
+    seq        INTEGER NOT NULL,
+    crc        INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX hooks_by_run ON hooks (run, seq);
@@ -111,6 +117,7 @@ CREATE TABLE requests (
     kind    TEXT    NOT NULL CHECK (kind IN ('cancel', 'wake')),
     seq     INTEGER NOT NULL,
     payload BLOB,
+    crc     INTEGER NOT NULL,
     PRIMARY KEY (run, kind)
 ) STRICT, WITHOUT ROWID;
 
@@ -121,5 +128,6 @@ CREATE TABLE trash (
 
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
-    value ANY NOT NULL
+    value ANY NOT NULL,
+    crc   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

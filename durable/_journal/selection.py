@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from durable._journal.database import snapshot
 from durable._journal.records import BLOCKED, FINISHED, PENDING, RUNNING, RunRow
+from durable._journal.row_checksums import shown_row
 from durable._journal.sql import parse, read
 
 Position = tuple[int, int]
@@ -112,7 +113,7 @@ def read_rows(
         scan = _Scan(conn, selection, order, after)
         entries = entries if scan.conditions else limit
         found = scan.statement("rows_from", entries)
-        rows = list(map(RunRow._make, _run(conn, found + _piece(f"rows_{order}", limit))))
+        rows = list(map(shown_row, _run(conn, found + _piece(f"rows_{order}", limit))))
         if len(rows) == limit:
             return Portion(rows, (rows[-1].created_at, rows[-1].pk))
         return Portion(rows, scan.position(entries))

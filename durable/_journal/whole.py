@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 from durable._journal.chunks import Chunk, read_streams
 from durable._journal.database import snapshot
-from durable._journal.reader import Reader, read_history
+from durable._journal.histories import read_history
+from durable._journal.reader import Reader
 from durable._journal.records import RunRow
+from durable._journal.row_checksums import run_row
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
 
@@ -42,6 +44,6 @@ def _read(run_id: str, conn: sqlite3.Connection) -> WholeRun | None:
         found = conn.execute(_RUN_BY_ID, (run_id,)).fetchone()
         if found is None:
             return None
-        row = RunRow._make(found)
+        row = run_row(found)
         events = read_history(run_id, 0, (row.pk, 0, _ALL), conn)
         return WholeRun(row, events, read_streams(row.pk, run_id, conn))

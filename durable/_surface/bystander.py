@@ -46,6 +46,7 @@ from durable._journal.records import (
     RunState,
     Write,
 )
+from durable._journal.row_ops import add_request
 from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
 from durable._replay.rewound import effective
@@ -314,7 +315,7 @@ class Unowned:
 
     async def _ask_for(self, kind: str, row: RunRow, payload: bytes | None) -> None:
         seq = await self._journal.reader.last_seq(row.pk)
-        request = RowOp("add_request", (row.pk, kind, seq, payload))
+        request = add_request(row.pk, kind, seq, payload)
         await self._journal.perform(Write(done=_ignore, ops=[request], vital=True))
 
 

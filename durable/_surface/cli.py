@@ -20,6 +20,7 @@ from durable._base.ids import new_run_id, new_token, token_hash, valid_text
 from durable._journal.codec import Codec
 from durable._journal.records import BLOCKED, FINISHED
 from durable._surface.bystander import Bystander, CommandPort, command
+from durable._surface.cli_doctor import add_doctor
 from durable._surface.cli_files import add_files
 from durable._surface.cli_runs import add_journal, add_runs
 from durable._surface.history import read_events, waiting_for
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     send.add_argument("name", metavar="NAME")
     _add_payload(send, _send)
     add_files(commands.add_parser)
+    add_doctor(commands.add_parser)
     return parser
 
 

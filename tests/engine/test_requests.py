@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from durable import sleep, step, workflow
+from durable._journal.row_ops import add_request
+from durable._journal.sql import QUERIES
 from durable._surface.bystander import commanding
 from durable.testing import VirtualClock, settle
 from tests.engine.rig import (
@@ -70,6 +72,12 @@ def pending(path: Path) -> list[Any]:
     """Return the requests that stand in the journal."""
     with closing(sqlite3.connect(path)) as beside:
         return beside.execute("SELECT run, kind, seq FROM requests").fetchall()
+
+
+def leave(beside: sqlite3.Connection, pk: int, kind: str, seq: int) -> None:
+    """Leave a request in the journal."""
+    op = add_request(pk, kind, seq, None)
+    beside.execute(QUERIES[op.query], op.values)
 
 
 async def leave_asleep(path: Path, clock: VirtualClock) -> str:
@@ -136,7 +144,7 @@ async def test_request_that_was_done_before_a_crash_is_not_done_again(
         await until(lambda: not pending(journal_path))
         await quiet(rt)
     with closing(sqlite3.connect(journal_path)) as beside, beside:
-        beside.execute("INSERT INTO requests VALUES (?, ?, ?, NULL)", request)
+        leave(beside, *request)
     async with opened(journal_path, virtual_clock) as rt:
         await until(lambda: not pending(journal_path))
         await quiet(rt)
@@ -194,7 +202,8 @@ async def test_request_for_a_run_that_is_gone_is_forgotten(
         await elapse(rt, virtual_clock, 200, 50)
         assert await run.result(5) == "awake"
     with closing(sqlite3.connect(journal_path)) as beside, beside:
-        beside.execute("INSERT INTO requests VALUES (1, 'cancel', 3, NULL), (7, 'wake', 3, NULL)")
+        leave(beside, 1, "cancel", 3)
+        leave(beside, 7, "wake", 3)
     async with opened(journal_path, virtual_clock) as rt:
         await until(lambda: not pending(journal_path))
         assert await rt.get_run(run.run_id).result(5) == "awake"

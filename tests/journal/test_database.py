@@ -20,7 +20,7 @@ from durable._journal.migrations import MIGRATIONS, Migration
 from durable._journal.records import RunRow
 from durable._journal.sql import QUERIES, parse, statements
 from durable.errors import JournalCorruptError, JournalError, JournalVersionError
-from tests.journal.rig import new_run, open_journal, outside
+from tests.journal.rig import event, new_run, open_journal, outside, write
 
 LATEST = MIGRATIONS[-1].version
 
@@ -112,20 +112,31 @@ async def test_unclean_end_is_known_at_the_next_opening(journal_path):
         assert not again.clean
 
 
-@pytest.mark.parametrize("clean", [True, False])
-async def test_damage_is_found_after_an_unclean_end(journal_path, clean):
-    """Then the whole file is checked before anything of it is used; else it is not read."""
+@pytest.mark.parametrize(("clean", "size"), [(False, 1), (False, 6000), (True, 1)])
+async def test_damage_is_found_at_opening(journal_path, clean, size):
+    """A small file is always checked before anything of it is used, a large one if need be."""
+    await damaged(journal_path, clean, size)
+    with pytest.raises(JournalCorruptError, match="damaged"):
+        await Journal.open(journal_path, clock=SystemClock())
+
+
+async def test_large_file_is_not_read_at_opening_after_a_proper_end(journal_path):
+    """Opening takes as long as it takes to look at what is due."""
+    await damaged(journal_path, True, 6000)
+    await (await Journal.open(journal_path, clock=SystemClock())).close()
+
+
+async def damaged(journal_path, clean, size):
+    """Make a journal of which one page is damaged."""
     journal = await Journal.open(journal_path, clock=SystemClock())
-    await journal.perform(new_run(journal, "a", events=500)[1])
+    pk, first = new_run(journal, "a", events=1)
+    await journal.perform(first)
+    more = [event(pk, "a", seq, bytes(size)) for seq in range(2, 500)]
+    await journal.perform(write(events=more))
     await journal.close(clean=clean)
     content = bytearray(journal_path.read_bytes())
     content[-4096:-4000] = b"\xff" * 96  # the head of a page full of events
     journal_path.write_bytes(content)
-    if clean:
-        await (await Journal.open(journal_path, clock=SystemClock())).close()
-        return
-    with pytest.raises(JournalCorruptError, match="damaged"):
-        await Journal.open(journal_path, clock=SystemClock())
 
 
 async def test_newer_journal_is_refused_untouched(journal_path):
@@ -290,7 +301,8 @@ def test_every_query_is_valid_for_the_schema():
         assert not re.search(r"\?\d", query), name
         assert connection.execute(f"EXPLAIN {query}", parameters).fetchall(), name
     columns = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
-    assert tuple(columns) == RunRow._fields, "selection.sql reads all columns as they lie"
+    sums = ("crc", "state_sum", "attributes_crc")
+    assert tuple(columns) == (*RunRow._fields, *sums), "selection.sql reads all as they lie"
     connection.close()
 
 
@@ -301,7 +313,7 @@ def test_every_query_is_valid_for_the_schema():
         ("interrupted_runs", "runs_by_wake"),
         ("next_wake", "runs_by_wake"),
         ("next_expiry", "runs_by_expiry"),
-        ("doom_expired", "runs_by_expiry"),
+        ("expired_runs", "runs_by_expiry"),
         ("blocked_runs", "runs_blocked"),
     ],
 )

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from durable._journal import selection as selecting
 from durable._journal.migrations import MIGRATIONS
 from durable._journal.records import RunRow
+from durable._journal.row_checksums import sums_of
 from durable._journal.selection import PIECES, STATUSES, Portion, Position, Selection
 from durable._journal.sql import QUERIES
 from tests.journal.rig import open_journal, run_row, write
@@ -40,7 +41,7 @@ def row_of(pk: int, **changes: object) -> RunRow:
 
 def insert(connection: sqlite3.Connection, rows: list[RunRow]) -> None:
     """Record runs as a batch does."""
-    connection.executemany(QUERIES["insert_run"], rows)
+    connection.executemany(QUERIES["insert_run"], [(*row, *sums_of(row)) for row in rows])
     connection.executemany(QUERIES["index_attributes"], [(row.pk,) for row in rows])
 
 
@@ -214,7 +215,9 @@ class Model:
         if pk in self.rows:
             self.rows[pk] = self.rows[pk]._replace(status=status)
             self.touched.add(pk)
-            self.connection.execute("UPDATE runs SET status = ? WHERE pk = ?", (status, pk))
+            _, total, _ = sums_of(self.rows[pk])
+            change = "UPDATE runs SET status = ?, state_sum = ? WHERE pk = ?"
+            self.connection.execute(change, (status, total, pk))
 
     def fitting(self, selection: Selection) -> list[RunRow]:
         return [row for row in self.rows.values() if belongs(selection, row)]

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from durable import StreamChunk, get_writable, step, workflow
+from durable._journal.records import RunState
+from durable._journal.row_checksums import state_sum
 from durable.errors import (
     JournalCorruptError,
     PayloadDecodeError,
@@ -144,6 +146,9 @@ async def test_reader_ends_when_a_parked_run_is_cancelled(journal_path):
         conn.execute("DELETE FROM events WHERE kind IN (2, 10, 12)")
         conn.execute("DELETE FROM events WHERE seq > 1")
         conn.execute("UPDATE runs SET status = 'blocked', completed_at = NULL, expires_at = NULL")
+        (started,) = conn.execute("SELECT started_at FROM runs").fetchone()
+        state = RunState("blocked", started, None, None, None, None, 1)
+        conn.execute("UPDATE runs SET state_sum = ?", (state_sum(state),))
     conn.close()
     async with opened(journal_path) as rt:
         run = rt.get_run(run.run_id)

@@ -1,0 +1,89 @@
+"""Reading histories: every event is checked before anybody sees it.
+
+Owns what "this is the history" means for rows of the file. Each event must match its
+checksum and stand in its place, the first one must be there, and behind the last one the
+next run must begin. The latter because a flipped bit in a key or in a page may take the end
+of a history away without touching what is left of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.sql import QUERIES
+from durable._replay.events import Event
+from durable.errors import JournalCorruptError, WorkflowRunNotFoundError
+
+_EVENT = Event._make
+_HISTORY, _LAST_EVENT = QUERIES["history"], QUERIES["last_event"]
+_NEXT_IN_FILE, _BY_PK = QUERIES["next_in_file"], QUERIES["run_by_pk"]
+
+CURE = "the disk or another program changed the file; restore a backup, or `durable repair`"
+
+_StoredEvent = tuple[int, int, int, str, int, "int | None", "bytes | None", int]
+
+
+def read_history(
+    run_id: str, after_seq: int, parameters: tuple[int, int, int], conn: sqlite3.Connection
+) -> list[Event]:
+    """Return verified events; the parameters are the run's key, `after_seq` and a limit.
+
+    Raises:
+        JournalCorruptError: an event is damaged or missing; it is named.
+        WorkflowRunNotFoundError: the run is just being deleted.
+    """
+    pk, _, limit = parameters
+    rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
+    if rows[0][0] != after_seq + 1 if rows else after_seq == 0:
+        is_there = _is_there(pk, run_id, conn)
+        if rows and not is_there:  # it is being deleted, its first events first
+            raise WorkflowRunNotFoundError(run_id)
+        if not rows and not is_there:
+            return []
+    seed = checksum_of_run(run_id)
+    events = [_verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
+    if not 0 <= limit <= len(rows):
+        _check_end(pk, run_id, after_seq + len(rows), conn)
+    return events
+
+
+def read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
+    """Return the newest event of a run, verified, or None."""
+    row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
+    if row is None:
+        return None
+    _check_end(pk, run_id, row[0], conn)
+    return _verified(run_id, checksum_of_run(run_id), row[0], row)
+
+
+def _is_there(pk: int, run_id: str, conn: sqlite3.Connection) -> bool:
+    found = conn.execute(_BY_PK, (pk,)).fetchone()
+    return found is not None and bool(found[1] == run_id)
+
+
+def _check_end(pk: int, run_id: str, last: int, conn: sqlite3.Connection) -> None:
+    if last == 0:
+        raise JournalCorruptError(f"the history of run {run_id} is missing: {CURE}")
+    row = conn.execute(_NEXT_IN_FILE, (pk, last)).fetchone()
+    if row is None:
+        return
+    next_pk, seq, is_trash = row
+    if not isinstance(next_pk, int) or next_pk <= pk or (seq != 1 and not is_trash):
+        raise JournalCorruptError(
+            f"behind event {last} of run {run_id} lies event {seq} of the run of key {next_pk}, "
+            f"so that the history may be cut off there: {CURE}"
+        )
+
+
+def _verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
+    seq = row[0]
+    if seq != place:
+        raise JournalCorruptError(
+            f"the history of run {run_id} lacks event {place} (the next one is {seq}): {CURE}"
+        )
+    if not matches(seed, row):
+        raise JournalCorruptError(
+            f"event {seq} of run {run_id} does not match its checksum: {CURE}"
+        )
+    return _EVENT(row[:7])
