@@ -78,7 +78,8 @@ def _check_event(event: Event, history: Sequence[Event]) -> None:
     label = EventKind(event.kind).label
     if event.kind == EventKind.RUN_CREATED and event.seq != 1:
         raise InvalidExportError(f"event {event.seq} is a second run_created")
-    if event.seq > 1 and not 0 <= event.ref < event.seq:
+    last = event.seq if event.kind == EventKind.RUN_REWOUND else event.seq - 1  # a fork's: itself
+    if event.seq > 1 and not 0 <= event.ref <= last:
         raise InvalidExportError(f"event {event.seq} ({label}) refers to event {event.ref}")
     wanted = ANSWERS.get(EventKind(event.kind))
     if wanted is not None and event.ref and history[event.ref - 1].kind != wanted:

@@ -51,6 +51,21 @@ async def test_run_that_is_just_being_deleted_is_no_finding(journal_path: Path) 
         assert (found.runs, found.findings) == (7, [])
 
 
+async def test_forked_run_is_sound_and_can_be_taken_elsewhere(
+    journal_path: Path, tmp_path: Path
+) -> None:
+    """Its history is set back to the very event that says so."""
+    async with opened(journal_path) as rt:
+        await fill_open(rt)
+        fork = await rt.get_run("sum").fork(at=5, run_id="fork")
+        await quiet(rt)
+        assert (await verify(journal_path)).findings == []
+        document = await fork.export()
+        async with opened(tmp_path / "other.db") as other:
+            there = await other.import_run(document)
+            assert await there.result() == 20
+
+
 # Statements that no index and no trigger stands in the way of, and what is said about each.
 DAMAGE = {
     "UPDATE events SET payload = x'80054b072e' WHERE run = 1 AND seq = 4": (
