@@ -35,6 +35,7 @@ from durable._authoring.writable import (
 from durable._base.backoff import Backoff
 from durable._journal.backup import Backup
 from durable._journal.codec import Codec, Transform
+from durable._journal.keys import Encryption
 from durable._surface.api import get_run, run, start, start_many
 from durable._surface.attributes import set_attributes
 from durable._surface.cancelling import CancelOutcome
@@ -60,6 +61,7 @@ __all__ = [
     "CancelOutcome",
     "Codec",
     "DurableError",
+    "Encryption",
     "FatalError",
     "GeneratorStep",
     "HistoryEvent",

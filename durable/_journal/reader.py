@@ -12,13 +12,15 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from durable._journal.checksum import checksum_of_run, matches
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
 from durable._journal.records import HookRow, Request, RunRow
+from durable._journal.sealing import open_requests
+from durable._journal.seals import Seals
 from durable._journal.selection import (
     COUNT_ENTRIES,
     SCAN_ENTRIES,
@@ -65,12 +67,16 @@ class Reader:
         driver: a driver made for reading (``mode=ro``), not yet opened.
         path: the journal's path, for messages.
 
+    Attributes:
+        seals: of a journal whose payloads are sealed; set by who opens it.
+
     All methods raise `JournalError` when the file cannot be read.
     """
 
     def __init__(self, driver: Driver, path: str) -> None:
         self._driver = driver
         self._path = path
+        self.seals: Seals | None = None
         self._halted: asyncio.Future[None] | None = None
         self._refused: str | None = None
         self._closed = False
@@ -111,7 +117,7 @@ class Reader:
     async def history(
         self, pk: int, run_id: str, after_seq: int = 0, limit: int | None = None
     ) -> list[Event]:
-        """Return the verified events of a run, in order.
+        """Return the verified events of a run, in order; opened, where their key is at hand.
 
         Args:
             pk, run_id: the run, by both names: the checksums cover the public one.
@@ -119,15 +125,25 @@ class Reader:
             limit: at most this many. Default: all.
 
         Raises:
-            JournalCorruptError: an event is damaged or missing; it is named.
+            JournalCorruptError: an event is damaged, missing or not authentic; it is named.
             WorkflowRunNotFoundError: the run is just being deleted.
         """
         parameters = (pk, after_seq, _NO_LIMIT if limit is None else limit)
-        return await self._ask(partial(read_history, run_id, after_seq, parameters))
+        fetch = partial(read_history, run_id, after_seq, parameters)
+        return await self._ask(fetch if self.seals is None else partial(self._open, run_id, fetch))
+
+    def _open(
+        self, run_id: str, fetch: Callable[[sqlite3.Connection], list[Event]], conn: Any
+    ) -> list[Event]:
+        assert self.seals is not None
+        return [self.seals.open_event(run_id, event) for event in fetch(conn)]
 
     async def last_event(self, pk: int, run_id: str) -> Event | None:
-        """Return the newest event of a run, verified, or None."""
-        return await self._ask(partial(_read_last, pk, run_id))
+        """Return the newest event of a run, verified and opened, or None."""
+        last = await self._ask(partial(_read_last, pk, run_id))
+        if last is None or self.seals is None:
+            return last
+        return self.seals.open_event(run_id, last)
 
     async def last_seq(self, pk: int) -> int:
         """Return the number of the newest event of a run, damaged or not; 0 if it has none."""
@@ -136,7 +152,8 @@ class Reader:
     async def requests(self) -> list[Request]:
         """Return what was asked of runs while no process executed them."""
         rows = await self._ask(lambda conn: conn.execute(_REQUESTS).fetchall())
-        return list(map(Request._make, rows))
+        found = list(map(Request._make, rows))
+        return found if self.seals is None else open_requests(self.seals, found)
 
     async def due_runs(self, after: tuple[int, int], until_us: int, limit: int) -> list[RunRow]:
         """Return runs whose `wake_at` (not 0) is due, ordered by (wake_at, pk), one page.
@@ -327,7 +344,7 @@ def read_history(
     if rows and rows[0][0] != after_seq + 1:
         _check_there(parameters[0], run_id, conn)
     seed = checksum_of_run(run_id)
-    return [_verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
+    return [verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
 
 
 def _check_there(pk: int, run_id: str, conn: sqlite3.Connection) -> None:
@@ -339,10 +356,15 @@ def _check_there(pk: int, run_id: str, conn: sqlite3.Connection) -> None:
 
 def _read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
     row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
-    return None if row is None else _verified(run_id, checksum_of_run(run_id), row[0], row)
+    return None if row is None else verified(run_id, checksum_of_run(run_id), row[0], row)
 
 
-def _verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
+def verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
+    """Return a stored event, whose number has to be `place`; it is not opened.
+
+    Raises:
+        JournalCorruptError: it has another one, or does not match its checksum.
+    """
     seq = row[0]
     if seq != place:
         raise JournalCorruptError(
