@@ -266,6 +266,18 @@ SELECT token_hash, seq, crc FROM hooks WHERE run = ? AND seq > 0 ORDER BY seq;
 -- name: answers_of
 SELECT count(*) FROM events WHERE run = ? AND kind = ? AND ref = ?;
 
+-- name: reseal_event
+UPDATE events SET payload = ?, crc = ? WHERE run = ? AND seq = ?;
+
+-- name: reseal_chunk
+UPDATE chunks SET payload = ?, crc = ? WHERE run = ? AND stream = ? AND idx = ?;
+
+-- name: reasons
+SELECT run, kind, seq FROM requests WHERE payload IS NOT NULL;
+
+-- name: forget_reason
+UPDATE requests SET payload = NULL, crc = ? WHERE run = ? AND kind = ?;
+
 -- name: add_request
 INSERT INTO requests (run, kind, seq, payload, crc) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (run, kind) DO UPDATE SET seq = excluded.seq,
