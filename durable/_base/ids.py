@@ -13,6 +13,7 @@ Does not promise uniqueness of ids that users choose: the journal decides that.
 
 from __future__ import annotations
 
+import os
 import secrets
 from hashlib import sha256
 
@@ -41,7 +42,7 @@ def new_run_id(wall_us: int) -> str:
     Example:
         ``new_run_id(clock.wall_us())`` gives ``"run_01HK153X00B3T5J4QZ8V6W2YRD"``.
     """
-    number = (wall_us // 1000 & _MS_MASK) << 80 | int.from_bytes(secrets.token_bytes(10), "big")
+    number = (wall_us // 1000 & _MS_MASK) << 80 | int.from_bytes(os.urandom(10), "big")
     return "run_" + "".join([_PAIRS[number >> shift & 1023] for shift in _PAIR_SHIFTS])
 
 

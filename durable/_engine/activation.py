@@ -54,7 +54,7 @@ logger = logging.getLogger("durable")
 # Events that one activation applies. Bodies do not see where activations end.
 ITEMS_MAX = 128
 
-_STATUS = {
+_STATUS: dict[int, str] = {
     EventKind.RUN_COMPLETED: COMPLETED,
     EventKind.RUN_FAILED: FAILED,
     EventKind.RUN_CANCELLED: CANCELLED,
@@ -268,12 +268,13 @@ class Activation:
 
     def _next_state(self, run: HotRun, body: Body) -> RunState:
         old = run.state
-        if not body.started and body.outcome is None:
+        has_started = body.started
+        if not has_started and body.outcome is None:
             return old  # it has got mail before its start
         now = body.script.now_us
-        started = old.started_at or (now if body.started else None)
+        started = old.started_at or (now if has_started else None)
         if body.outcome is not None:
-            status = _STATUS[EventKind(body.outcome.kind)]
+            status = _STATUS[body.outcome.kind]
             at = body.outcome.at
             return RunState(status, started, at, None, self._host.expiry(run, at), None, run.row.pk)
         wake_at = self.next_wake(run, body)

@@ -59,10 +59,13 @@ class Births:
             JournalError: not recorded.
         """
         wanted = self._unique(specs)
-        births = await in_slices(self._birth, wanted, self._clock)
-        if len(births) == 1 and self._may_begin(wanted[0], births[0][0]):
-            await self._bear(*births[0])
-            return [Created(wanted[0].run_id, None)]
+        if len(wanted) == 1:
+            births = [self._birth(wanted[0])]
+            if self._may_begin(wanted[0], births[0][0]):
+                await self._bear(*births[0])
+                return [Created(wanted[0].run_id, None)]
+        else:
+            births = await in_slices(self._birth, wanted, self._clock)
         existing = await self._record(births)
         for spec in wanted:
             if spec.run_id in existing:
@@ -71,6 +74,8 @@ class Births:
 
     def _unique(self, specs: Sequence[RunSpec]) -> list[RunSpec]:
         """Return `specs` with each run id once; those left out must ask for the same run."""
+        if len(specs) == 1:
+            return list(specs)
         wanted: dict[str, RunSpec] = {}
         for spec in specs:
             first = wanted.setdefault(spec.run_id, spec)

@@ -123,9 +123,10 @@ class Loader:
             history,
             self._payloads,
             self._clock.wall_us,
-            seed_of(run.row.origin),
+            None if run.row.origin is None else seed_of(run.row.origin),
         )
-        run.body.attributes = decode_attributes(run.row.attributes)
+        if run.row.attributes is not None:
+            run.body.attributes = decode_attributes(run.row.attributes)
         run.body.scratch.update(self.settings)
         return True
 

@@ -53,8 +53,11 @@ class Waiters:
         waiters = self._waiters.setdefault(run_id, [])
         waiters.append(waiter)  # before reading: an end in between is not missed
         try:
-            end = await self.at_rest(run_id, parked)
-            return await waiter.end if end is None else end
+            if self._scheduler.get(run_id) is None:
+                end = await self.at_rest(run_id, parked)
+                if end is not None:
+                    return end
+            return await waiter.end
         finally:
             waiters.remove(waiter)
             if not waiters and self._waiters.get(run_id) is waiters:

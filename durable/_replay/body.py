@@ -215,6 +215,8 @@ class Body:
 
     def abandon(self) -> None:
         """Drop the body as it stands, without running its `finally` blocks."""
+        if self.loop.is_gone:
+            return
         self.loop.halt()
         if alive := self.loop.live_tasks():
             freeze(alive)

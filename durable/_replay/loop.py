@@ -162,7 +162,7 @@ class BodyLoop(asyncio.AbstractEventLoop):
         self._tasks: list[BodyTask] = []
         self._early: dict[object, BodyTask] = {}  # made ahead of time, by their coroutines
         self._prune_at = 64
-        self.stopped = False
+        self.stopped = self.is_gone = False
         self.muted = True  # while replaying: what is to be reported has been
 
     # --- running -------------------------------------------------------------------
@@ -211,6 +211,7 @@ class BodyLoop(asyncio.AbstractEventLoop):
         self._tasks, self._early = [], {}
         self._ready.clear()
         self._timers = _NO_TIMERS
+        self.is_gone = True
         self.muted = True  # what a garbage collection finds from now on is nobody's news
 
     def live_tasks(self) -> list[BodyTask]:

@@ -152,7 +152,10 @@ def calls_of(
 
 async def begin(access: Access, calls: Sequence[Call]) -> list[Run[Any]]:
     """Check all calls, record them in one go, return the handles."""
-    specs = await in_slices(lambda call: _specify(access, *call), calls, _clock)
+    if len(calls) == 1:
+        specs = [_specify(access, *calls[0])]
+    else:
+        specs = await in_slices(lambda call: _specify(access, *call), calls, _clock)
     return await _record(access, specs)
 
 

@@ -78,8 +78,9 @@ class Run(Lifecycle, Generic[R]):
         if current_body() is not None:
             return cast(R, await self._within(seconds, _in_body_result(self.run_id)))
         access = await self._way()
-        port = await access.port()
-        return cast(R, _outcome(access, await self._within(seconds, self._end(port))))
+        end = self._end(await access.port())
+        came = await (end if seconds is None else self._within(seconds, end))
+        return cast(R, _outcome(access, came))
 
     def _refuse_own(self) -> None:
         """Raise if the run asks for its own result: it would wait for ever, and silently."""

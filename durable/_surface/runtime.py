@@ -130,6 +130,7 @@ class Runtime(Scoped, Managed):
         self._retry_seconds = _RETRY_SECONDS
         self._opened = False
         self._closed = False
+        self._port = CurrentPort(self)
 
     # --- opening and closing -----------------------------------------------------------
 
@@ -279,8 +280,7 @@ class Runtime(Scoped, Managed):
 
     async def port(self) -> EnginePort:
         """Return the port that commands go to; for handles of runs."""
-        self._require_open()
-        return CurrentPort(self)
+        return self._port  # which asks for an open runtime with each command
 
     async def engine(self) -> EnginePort:
         """Return the engine that is current: our own, or the owner's."""
@@ -367,7 +367,6 @@ class Runtime(Scoped, Managed):
     async def start(self, workflow: str, /, *args: Any, **kwargs: Any) -> Run[Any]: ...
     async def start(self, workflow: Any, /, *args: Any, **kwargs: Any) -> Run[Any]:
         """Start a run on this runtime; see `durable.start`."""
-        self._require_open()
         return (await begin(self, [(workflow, args, kwargs)]))[0]
 
     @overload
