@@ -23,6 +23,9 @@ from tests.crash.oracle import Journal, PromiseBrokenError
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.streaming import check_chunks
 
+FaultFields = dict[str, Any]  # of a `faultfs.Fault`
+GOOD_DISK: FaultFields = {"at": FOREVER, "action": "kill"}
+
 
 def fast_place() -> Path | None:
     """Make a directory on a disk in memory: a killed process loses nothing of it."""
@@ -76,14 +79,24 @@ def kill_trial(
 ) -> tuple[int, int]:
     """Kill one process after the other, each at its operation; then let one come to its end.
 
-    With the action ``interrupt`` they are stopped in an orderly way instead. A process
-    that ends before its operation ends the trial. Returns how many processes
-    were killed, and how many operations the last one made.
+    With the action ``interrupt`` they are stopped in an orderly way instead. See `death_trial`.
     """
-    with trial(place, f"{scenario} with {action} at {kills}"):
+    faults: list[FaultFields] = [{"at": at, "action": action} for at in kills]
+    return death_trial(server, scenario, place, faults)
+
+
+def death_trial(
+    server: ForkServer, scenario: str, place: Path, faults: list[FaultFields]
+) -> tuple[int, int]:
+    """Let one process after the other die of its fault; then let one come to its end.
+
+    A process that ends before its operation ends the trial. Returns how many processes
+    died, and how many operations the last one made.
+    """
+    with trial(place, f"{scenario} with {faults}"):
         before, killed = Journal(), 0
         while True:
-            fault = {"at": (*kills, FOREVER)[killed], "action": action}
+            fault = [*faults, GOOD_DISK][killed]
             outcome = server.play(
                 Request(scenario, str(place), killed + 1, fault, known=list(before.status))
             )
@@ -108,12 +121,10 @@ def _after_kill(before: Journal, place: Path, ledger: Ledger) -> Journal:
     return after
 
 
-def error_trial(
-    server: ForkServer, scenario: str, place: Path, at: int, fault: dict[str, Any]
-) -> Outcome:
-    """Let the disk fail as `fault` says from `at` on; the same process must come through."""
-    with trial(place, f"{scenario} with {fault} at {at}"):
-        outcome = server.play(Request(scenario, str(place), 1, {"at": at, **fault}))
+def error_trial(server: ForkServer, scenario: str, place: Path, fault: FaultFields) -> Outcome:
+    """Let the disk fail as `fault` says; the same process must come through."""
+    with trial(place, f"{scenario} with {fault}"):
+        outcome = server.play(Request(scenario, str(place), 1, fault))
         expect_success(outcome)
         journal = judge_end(scenario, place, 1, exactly=True)
         ledger = Ledger.read(place / "ledger.1")
