@@ -21,9 +21,11 @@ from __future__ import annotations
 import _sqlite3
 import ctypes
 import ctypes.util
+import fcntl
 import os
 import signal
 import sqlite3
+import struct
 import threading
 import traceback
 from collections.abc import Callable
@@ -48,7 +50,10 @@ FOREVER = 1 << 60  # for `Fault.times`: until `FaultFS.disarm`
 # SQLITE_OPEN_MAIN_DB, _MAIN_JOURNAL and _WAL: the files whose operations count.
 JOURNAL_FILES = 0x100 | 0x800 | 0x80000
 
-Action = Literal["kill", "kill-half", "interrupt", "ioerr", "full"]
+# ext4's ioctl that cuts the power: nothing, its own journal included, is written any more.
+EXT4_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, struct.pack("I", 2)
+
+Action = Literal["kill", "kill-half", "cut", "interrupt", "ioerr", "full"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Fault:
     Args:
         at: number of the operation, 1 = the first after `FaultFS.arm`.
         action: ``kill`` = SIGKILL just before it; ``kill-half`` = after half of that write;
+            ``cut`` = cut the power of the disk (an ext4) and die;
             ``interrupt`` = SIGINT just before it, as by Ctrl-C; ``ioerr`` = report an I/O
             error, or for locks that another program holds them; ``full`` = report a full
             disk, for writes that would make a file longer (others succeed, as on a real
@@ -216,6 +222,9 @@ class FaultFS:
             return OK, 0.5
         if fault.action in ("kill", "kill-half"):
             _die()
+        if fault.action == "cut":
+            cut_power(os.path.dirname(next(iter(self._files.values()))))
+            _die()
         if fault.action == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
             return OK, 1.0
@@ -347,6 +356,13 @@ class _Raw:
         found = _I64(0)
         self._size(file, ctypes.byref(found))
         return found.value
+
+
+def cut_power(directory: str | os.PathLike[str]) -> None:
+    """Cut the power of the ext4 on which `directory` lies, without writing anything more."""
+    folder = os.open(directory, os.O_RDONLY)
+    fcntl.ioctl(folder, EXT4_SHUTDOWN, NO_LOG_FLUSH)
+    os.close(folder)
 
 
 def _die() -> None:

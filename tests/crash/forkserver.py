@@ -35,6 +35,7 @@ class Request:
         phase: number of this process on the journal; its ledger is ``ledger.<phase>``.
         fault: fields of `faultfs.Fault`, or None for a good disk.
         known: ids of runs that must be seen finished.
+        journal: directory of the journal, if it is another than that of the ledger.
         record: whether to write the recording of all operations to ``ops.<phase>``.
     """
 
@@ -44,6 +45,7 @@ class Request:
     fault: dict[str, Any] | None = None
     known: list[str] = field(default_factory=list)
     record: bool = False
+    journal: str | None = None
 
     @property
     def place(self) -> Path:
@@ -149,11 +151,8 @@ def _play(request: Request, report: Path) -> None:
     disk.arm(faultfs.Fault(**fault | {"only": frozenset(fault.get("only", faultfs.CHANGES))}))
     place = request.place
     ledger = place / f"ledger.{request.phase}"
-    asyncio.run(
-        scenarios.play(
-            request.scenario, str(place / "app.db"), ledger, request.known, marks=disk.mark
-        )
-    )
+    journal = str(Path(request.journal or place) / "app.db")
+    asyncio.run(scenarios.play(request.scenario, journal, ledger, request.known, marks=disk.mark))
     report.write_text(json.dumps({"operations": disk.count, "fired": disk.fired}))
     if ops is not None:
         dump(ops, place / f"ops.{request.phase}")
