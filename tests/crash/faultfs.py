@@ -86,7 +86,7 @@ class Fault:
 class Op(NamedTuple):
     """One recorded operation; for ``mark`` the file is the label given to `FaultFS.mark`."""
 
-    kind: str  # write, sync, sync failed, truncate, delete, mark
+    kind: str  # write, sync, sync failed, rewrite, truncate, delete, mark
     file: str
     offset: int = 0  # of a write; the new size of a truncate; 1 = a delete that was synced
     data: bytes = b""
@@ -192,8 +192,12 @@ class FaultFS:
 
     def mark(self, label: str) -> None:
         """Put `label` into the recording: what it stands for was acknowledged by now."""
+        self.note(Op("mark", label))
+
+    def note(self, op: Op) -> None:
+        """Put `op`, which others have done, into the recording."""
         if self.ops is not None:
-            self.ops.append(Op("mark", label))
+            self.ops.append(op)
 
     # --- decisions ---
 
@@ -230,10 +234,6 @@ class FaultFS:
             return OK, 1.0
         return (FULL if fault.action == "full" else ERRORS[kind]), fault.keep
 
-    def _note(self, op: Op) -> None:
-        if self.ops is not None:
-            self.ops.append(op)
-
     # --- the operations, called by SQLite ---
 
     def _read(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
@@ -248,7 +248,7 @@ class FaultFS:
             result: int = raw.write(file, data, kept, offset)
             if result != OK:
                 return result
-            self._note(Op("write", self._files[file], offset, ctypes.string_at(data, kept)))
+            self.note(Op("write", self._files[file], offset, ctypes.string_at(data, kept)))
         if code == OK and kept < size:
             _die()
         return code
@@ -256,11 +256,11 @@ class FaultFS:
     def _sync(self, raw: _Raw, file: int, flags: int) -> int:
         code, _ = self._meet("sync")
         if code != OK:
-            self._note(Op("sync failed", self._files[file]))
+            self.note(Op("sync failed", self._files[file]))
             return code
         result: int = raw.sync(file, flags)
         if result == OK:
-            self._note(Op("sync", self._files[file]))
+            self.note(Op("sync", self._files[file]))
         return result
 
     def _truncate(self, raw: _Raw, file: int, size: int) -> int:
@@ -269,7 +269,7 @@ class FaultFS:
             return code
         result: int = raw.truncate(file, size)
         if result == OK:
-            self._note(Op("truncate", self._files[file], size))
+            self.note(Op("truncate", self._files[file], size))
         return result
 
     def _lock_file(self, raw: _Raw, file: int, level: int) -> int:
@@ -289,7 +289,7 @@ class FaultFS:
         result: int = self._raw_delete(self._original, name, sync_directory)
         if result == OK:
             path = os.fsdecode(ctypes.string_at(name))
-            self._note(Op("delete", path, int(sync_directory != 0)))
+            self.note(Op("delete", path, int(sync_directory != 0)))
         return result
 
     def _open(self, _vfs: int, name: int | None, file: int, flags: int, out: int | None) -> int:
