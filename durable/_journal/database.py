@@ -146,6 +146,7 @@ def prepare(
     Raises:
         JournalVersionError, JournalCorruptError, JournalError: the file is not usable.
     """
+    files.rewrite_wal()  # its last owner may have died of a failing disk
     conn.execute(f"PRAGMA busy_timeout = {BUSY_MS:d}")
     found = version_of(conn, files.path, migrations[-1].version)
     if found == 0:
@@ -234,8 +235,9 @@ def truncate_wal(conn: sqlite3.Connection) -> None:
 
 
 def restore(conn: sqlite3.Connection, files: JournalFiles, durability: str) -> None:
-    """Bring a connection back after a fault: all that is visible is then really on disk."""
+    """Bring a new connection to work after a fault: all that it sees is then really on disk."""
     files.check_database()
+    files.rewrite_wal()  # before SQLite reads it: closing a connection that did moves it
     apply_settings(conn, durability)
     truncate_wal(conn)
     # Without this, a power cut could bring back frames of a COMMIT that was refused.

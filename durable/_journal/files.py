@@ -23,6 +23,7 @@ from durable.errors import JournalError
 RESERVE_BYTES = 1 << 20
 # The reserve is only taken from a disk that has this much left afterwards.
 _RESERVE_MARGIN = 8 << 20
+_PIECE = 1 << 20
 
 Identity = tuple[int, int]
 
@@ -127,6 +128,24 @@ class JournalFiles:
         except FileNotFoundError:
             return
         sync_and_close(descriptor)
+
+    def rewrite_wal(self) -> None:
+        """Write every byte of the -wal file once more, as it reads, and force it to disk.
+
+        A kernel whose sync has failed takes what it could not write for written: reads show
+        it, later syncs skip it, and a power cut drops it. Only writing it again helps, and
+        only before SQLite builds on it.
+        """
+        try:
+            file = open(self.wal, "r+b", buffering=0)  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            return
+        with file:
+            at = 0
+            while piece := os.pread(file.fileno(), _PIECE, at):
+                at += os.pwrite(file.fileno(), piece, at)
+            if at:
+                os.fsync(file.fileno())
 
     def take_reserve(self) -> bool:
         """Create the reserve; return False when there is too little space for it."""

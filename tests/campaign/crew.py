@@ -25,6 +25,7 @@ from tests.campaign.tally import Finding, Total
 
 ROOT = Path(__file__).resolve().parents[2]
 OPENING_SECONDS = 120.0
+LEAVING_SECONDS = 5.0
 MOST_FINDINGS = 50  # of one programme: then something is wrong that more trials do not tell
 MOST_FALSE_STARTS = 3
 LINE_SECONDS = 60.0
@@ -77,6 +78,14 @@ class Worker:
     def rest(self) -> None:
         """Its trial is over."""
         self.seed = self.deadline = None
+
+    def leave(self) -> None:
+        """Let it go home by itself, if it does so soon."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(LEAVING_SECONDS)
 
     def kill(self) -> int:
         """End it with everything it has started; return its exit code."""
@@ -211,6 +220,7 @@ class Crew:
         over = time.monotonic() >= self._until or len(self.findings) >= MOST_FINDINGS
         seed = None if over else next(self._seeds, None)
         if seed is None:
+            worker.leave()
             self._dismiss(worker)
         else:
             worker.give(seed)

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from tests.campaign.programme import Counts, Programme, Trial
 from tests.crash.forkserver import ForkServer
-from tests.crash.plan import OPERATIONS, Place, Sweep, operations
+from tests.crash.plan import OPERATIONS, Place, Sweep, strides
 from tests.crash.trials import kill_trial
 
 KINDS = ("kill", "kill-half", "kill-twice", "interrupt")
 RECOVERY = 60  # operations within which a recovery has begun to work
 
-SWEEP = Sweep(KINDS, lambda _kind, scenario: operations(scenario))
+SWEEP = Sweep(KINDS, lambda _kind, scenario: strides(scenario, OPERATIONS[scenario].changes))
 
 
 def kills(place: Place, seed: int) -> list[int]:
@@ -28,7 +28,7 @@ def kills(place: Place, seed: int) -> list[int]:
     if place.kind != "kill-twice":
         return [place.at]
     draw = random.Random(seed)
-    last = draw.choice([RECOVERY, OPERATIONS[place.scenario][0]])
+    last = draw.choice([RECOVERY, OPERATIONS[place.scenario].changes])
     return [place.at, draw.randint(1, last)]
 
 

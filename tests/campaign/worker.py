@@ -4,7 +4,7 @@
 
 It reads one seed per line, and writes one line of JSON per trial: what was counted, or what
 was found. Each trial has an empty directory of its own, which is removed when all was well.
-What trials print goes to stderr.
+What trials print goes to stderr. Temporary files lie in the directory, too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def main() -> int:
     keep = "--keep" in sys.argv[3:]
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    place.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(place)  # goes with the directories of the trials
     with load(key).open() as trial:
         print(json.dumps({"ready": key}), file=answers)
         for line in sys.stdin:

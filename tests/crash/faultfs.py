@@ -3,10 +3,10 @@
 It copies the default VFS of the very SQLite library that `_sqlite3` uses, registers the
 copy under its own name, and puts itself between SQLite and the files of a journal (main
 database, -wal, rollback journal). Every write, sync, truncate and delete is one numbered
-operation; reads can be numbered instead. At operation n it can kill the process (before
-it, or after half of the write), fail once or for a while, or play a full disk; it can
-also record every operation, so that the states a power cut may leave behind can be built
-(see `states`).
+operation; reads or locks can be numbered instead. At operation n it can kill the process
+(before it, or after half of the write), fail once or for a while, refuse locks, or play a
+full disk; it can also record every operation, so that the states a power cut may leave
+behind can be built (see `states`).
 
 Unmodified `sqlite3` and `aiosqlite` use it, either for one file by a URI
 (``file:/x/app.db?vfs=faultfs``) or for every file opened afterwards (``default=True``).
@@ -21,9 +21,11 @@ from __future__ import annotations
 import _sqlite3
 import ctypes
 import ctypes.util
+import fcntl
 import os
 import signal
 import sqlite3
+import struct
 import threading
 import traceback
 from collections.abc import Callable
@@ -31,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 OK = 0
+BUSY = 5
 FULL = 13
 IOERR = 10
 ERRORS = {
@@ -39,13 +42,18 @@ ERRORS = {
     "sync": IOERR | 4 << 8,
     "truncate": IOERR | 6 << 8,
     "delete": IOERR | 10 << 8,
+    "lock": BUSY,
 }
+SHM_LOCK = 2  # among the flags of xShmLock: it takes a lock
 CHANGES = frozenset({"write", "sync", "truncate", "delete"})
 FOREVER = 1 << 60  # for `Fault.times`: until `FaultFS.disarm`
 # SQLITE_OPEN_MAIN_DB, _MAIN_JOURNAL and _WAL: the files whose operations count.
 JOURNAL_FILES = 0x100 | 0x800 | 0x80000
 
-Action = Literal["kill", "kill-half", "interrupt", "ioerr", "full"]
+# ext4's ioctl that cuts the power: nothing, its own journal included, is written any more.
+EXT4_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, struct.pack("I", 2)
+
+Action = Literal["kill", "kill-half", "cut", "interrupt", "ioerr", "full"]
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,16 @@ class Fault:
     Args:
         at: number of the operation, 1 = the first after `FaultFS.arm`.
         action: ``kill`` = SIGKILL just before it; ``kill-half`` = after half of that write;
+            ``cut`` = cut the power of the disk (an ext4) and die;
             ``interrupt`` = SIGINT just before it, as by Ctrl-C; ``ioerr`` = report an I/O
-            error; ``full`` = report a full disk, for writes that would make a file longer
-            (others succeed, as on a real full disk).
+            error, or for locks that another program holds them; ``full`` = report a full
+            disk, for writes that would make a file longer (others succeed, as on a real
+            full disk).
         times: how many operations fail before the disk works again; default one.
-        only: kinds of operation that are counted and can fail; default: all but reads.
-        keep: share of a failing write that reaches the file all the same.
+        only: kinds of operation that are counted and can fail; default: those that change
+            files. There are also ``read`` and ``lock``.
+        keep: share of a failing write or read that is done all the same.
+        kill_then: SIGKILL at the last of the operations that fail.
     """
 
     at: int
@@ -68,12 +80,13 @@ class Fault:
     times: int = 1
     only: frozenset[str] = CHANGES
     keep: float = 0.0
+    kill_then: bool = False
 
 
 class Op(NamedTuple):
     """One recorded operation; for ``mark`` the file is the label given to `FaultFS.mark`."""
 
-    kind: str  # write, sync, truncate, delete, mark
+    kind: str  # write, sync, sync failed, rewrite, truncate, delete, mark
     file: str
     offset: int = 0  # of a write; the new size of a truncate; 1 = a delete that was synced
     data: bytes = b""
@@ -87,6 +100,8 @@ _DELETE = ctypes.CFUNCTYPE(_INT, _P, _P, _INT)
 _WRITE = ctypes.CFUNCTYPE(_INT, _P, _P, _INT, _I64)
 _TRUNCATE = ctypes.CFUNCTYPE(_INT, _P, _I64)
 _SYNC = ctypes.CFUNCTYPE(_INT, _P, _INT)
+_LOCK = _SYNC
+_SHM_LOCK = ctypes.CFUNCTYPE(_INT, _P, _INT, _INT, _INT)
 _SIZE = ctypes.CFUNCTYPE(_INT, _P, ctypes.POINTER(_I64))
 
 
@@ -117,7 +132,10 @@ class _Methods(ctypes.Structure):
         ("xTruncate", _P),
         ("xSync", _P),
         ("xFileSize", _P),
-        *((f"other{i}", _P) for i in range(12)),
+        ("xLock", _P),
+        *((f"other{i}", _P) for i in range(6)),
+        ("xShmLock", _P),
+        *((f"last{i}", _P) for i in range(4)),
     ]
 
 
@@ -174,8 +192,12 @@ class FaultFS:
 
     def mark(self, label: str) -> None:
         """Put `label` into the recording: what it stands for was acknowledged by now."""
+        self.note(Op("mark", label))
+
+    def note(self, op: Op) -> None:
+        """Put `op`, which others have done, into the recording."""
         if self.ops is not None:
-            self.ops.append(Op("mark", label))
+            self.ops.append(op)
 
     # --- decisions ---
 
@@ -191,6 +213,8 @@ class FaultFS:
             if fault.action == "full" and not grows():
                 return None
             self.fired += 1
+            if fault.kill_then and self.fired == fault.times:
+                _die()
             return fault
 
     def _meet(self, kind: str, grows: Callable[[], bool] = lambda: False) -> tuple[int, float]:
@@ -202,21 +226,20 @@ class FaultFS:
             return OK, 0.5
         if fault.action in ("kill", "kill-half"):
             _die()
+        if fault.action == "cut":
+            cut_power(os.path.dirname(next(iter(self._files.values()))))
+            _die()
         if fault.action == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
             return OK, 1.0
         return (FULL if fault.action == "full" else ERRORS[kind]), fault.keep
 
-    def _note(self, op: Op) -> None:
-        if self.ops is not None:
-            self.ops.append(op)
-
     # --- the operations, called by SQLite ---
 
     def _read(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
-        code, _ = self._meet("read")
-        result: int = code or raw.read(file, data, size, offset)
-        return result
+        code, share = self._meet("read")
+        result: int = raw.read(file, data, int(size * share), offset) if share else OK
+        return code or result
 
     def _write(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
         code, share = self._meet("write", lambda: offset + size > raw.size(file))
@@ -225,7 +248,7 @@ class FaultFS:
             result: int = raw.write(file, data, kept, offset)
             if result != OK:
                 return result
-            self._note(Op("write", self._files[file], offset, ctypes.string_at(data, kept)))
+            self.note(Op("write", self._files[file], offset, ctypes.string_at(data, kept)))
         if code == OK and kept < size:
             _die()
         return code
@@ -233,10 +256,11 @@ class FaultFS:
     def _sync(self, raw: _Raw, file: int, flags: int) -> int:
         code, _ = self._meet("sync")
         if code != OK:
+            self.note(Op("sync failed", self._files[file]))
             return code
         result: int = raw.sync(file, flags)
         if result == OK:
-            self._note(Op("sync", self._files[file]))
+            self.note(Op("sync", self._files[file]))
         return result
 
     def _truncate(self, raw: _Raw, file: int, size: int) -> int:
@@ -245,7 +269,17 @@ class FaultFS:
             return code
         result: int = raw.truncate(file, size)
         if result == OK:
-            self._note(Op("truncate", self._files[file], size))
+            self.note(Op("truncate", self._files[file], size))
+        return result
+
+    def _lock_file(self, raw: _Raw, file: int, level: int) -> int:
+        code, _ = self._meet("lock")
+        result: int = code or raw.lock(file, level)
+        return result
+
+    def _lock_shm(self, raw: _Raw, file: int, offset: int, count: int, flags: int) -> int:
+        code, _ = self._meet("lock") if flags & SHM_LOCK else (OK, 1.0)
+        result: int = code or raw.lock_shm(file, offset, count, flags)
         return result
 
     def _delete(self, _vfs: int, name: int, sync_directory: int) -> int:
@@ -255,7 +289,7 @@ class FaultFS:
         result: int = self._raw_delete(self._original, name, sync_directory)
         if result == OK:
             path = os.fsdecode(ctypes.string_at(name))
-            self._note(Op("delete", path, int(sync_directory != 0)))
+            self.note(Op("delete", path, int(sync_directory != 0)))
         return result
 
     def _open(self, _vfs: int, name: int | None, file: int, flags: int, out: int | None) -> int:
@@ -277,6 +311,9 @@ class FaultFS:
             methods.xWrite = _pointer(_WRITE, lambda *a: self._write(raw, *a))
             methods.xSync = _pointer(_SYNC, lambda *a: self._sync(raw, *a))
             methods.xTruncate = _pointer(_TRUNCATE, lambda *a: self._truncate(raw, *a))
+            methods.xLock = _pointer(_LOCK, lambda *a: self._lock_file(raw, *a))
+            if methods.xShmLock:
+                methods.xShmLock = _pointer(_SHM_LOCK, lambda *a: self._lock_shm(raw, *a))
             self._methods[address] = methods
         return self._methods[address]
 
@@ -310,12 +347,22 @@ class _Raw:
         self.write = _WRITE(methods.xWrite)
         self.sync = _SYNC(methods.xSync)
         self.truncate = _TRUNCATE(methods.xTruncate)
+        self.lock = _LOCK(methods.xLock)
+        if methods.xShmLock:
+            self.lock_shm = _SHM_LOCK(methods.xShmLock)
         self._size = _SIZE(methods.xFileSize)
 
     def size(self, file: int) -> int:
         found = _I64(0)
         self._size(file, ctypes.byref(found))
         return found.value
+
+
+def cut_power(directory: str | os.PathLike[str]) -> None:
+    """Cut the power of the ext4 on which `directory` lies, without writing anything more."""
+    folder = os.open(directory, os.O_RDONLY)
+    fcntl.ioctl(folder, EXT4_SHUTDOWN, NO_LOG_FLUSH)
+    os.close(folder)
 
 
 def _die() -> None:

@@ -17,10 +17,14 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests.crash.faultfs import Op
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_SECONDS = 30
@@ -35,6 +39,7 @@ class Request:
         phase: number of this process on the journal; its ledger is ``ledger.<phase>``.
         fault: fields of `faultfs.Fault`, or None for a good disk.
         known: ids of runs that must be seen finished.
+        journal: directory of the journal, if it is another than that of the ledger.
         record: whether to write the recording of all operations to ``ops.<phase>``.
     """
 
@@ -44,6 +49,7 @@ class Request:
     fault: dict[str, Any] | None = None
     known: list[str] = field(default_factory=list)
     record: bool = False
+    journal: str | None = None
 
     @property
     def place(self) -> Path:
@@ -145,18 +151,27 @@ def _play(request: Request, report: Path) -> None:
 
     disk = faultfs.install()
     ops = disk.record() if request.record else None
+    if request.record:
+        sys.addaudithook(partial(_note_sync, disk.note))
     fault = {"at": faultfs.FOREVER, "action": "kill", **(request.fault or {})}
     disk.arm(faultfs.Fault(**fault | {"only": frozenset(fault.get("only", faultfs.CHANGES))}))
     place = request.place
     ledger = place / f"ledger.{request.phase}"
-    asyncio.run(
-        scenarios.play(
-            request.scenario, str(place / "app.db"), ledger, request.known, marks=disk.mark
-        )
-    )
+    journal = str(Path(request.journal or place) / "app.db")
+    asyncio.run(scenarios.play(request.scenario, journal, ledger, request.known, marks=disk.mark))
     report.write_text(json.dumps({"operations": disk.count, "fired": disk.fired}))
     if ops is not None:
         dump(ops, place / f"ops.{request.phase}")
+
+
+def _note_sync(note: Callable[[Op], object], event: str, details: tuple[Any, ...]) -> None:
+    """Note what `durable` does to a -wal itself: it syncs it at once, or writes it again."""
+    if event == "open" and str(details[0]).endswith("-wal"):
+        path, mode, flags = details
+        if mode and "+" in mode:
+            note(Op("rewrite", str(path)))
+        elif flags & os.O_RDWR:
+            note(Op("sync", str(path)))
 
 
 if __name__ == "__main__":

@@ -12,21 +12,28 @@ from pathlib import Path
 
 from tests.crash import oracle, states
 from tests.crash.faultfs import Op
-from tests.crash.forkserver import ForkServer, Request
+from tests.crash.forkserver import INTERRUPTED, ForkServer, Request
 from tests.crash.ledger import Ledger
 from tests.crash.oracle import Journal
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.streaming import check_chunks
-from tests.crash.trials import expect_success, judge_end, trial
+from tests.crash.trials import FaultFields, expect_success, judge_end, trial
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Every operation of a scenario that nobody disturbed, and where it led."""
+    """Every operation of a scenario, and where it led.
+
+    Attributes:
+        start: what the disk held when it began; None = nothing.
+        faulty: whether its disk failed at times.
+    """
 
     scenario: str
     ops: list[Op]
     final: Journal
+    start: states.State | None = None
+    faulty: bool = False
 
     @classmethod
     def make(cls, server: ForkServer, scenario: str, place: Path) -> Recording:
@@ -43,49 +50,115 @@ class Recording:
         ledger = Ledger.from_lines(state.marks)
         oracle.check_nothing_acknowledged_is_lost(journal, ledger)
         check_chunks(journal, ledger)
-        oracle.check_is_continued(journal, self.final)
-        oracle.check_streams_are_continued(journal, self.final)
-
-    def resume(self, server: ForkServer, state: states.State, place: Path) -> None:
-        """Let a process find `state` and come to the end of the scenario."""
-        state.restore(place)
-        before, first = Journal.read(place), Ledger.from_lines(state.marks)
-        known = [*before.status]
-        expect_success(server.play(Request(self.scenario, str(place), 2, known=known)))
-        plan, later = SCENARIOS[self.scenario], Ledger.read(place / "ledger.2")
-        after = Journal.read(place)
-        oracle.check_completed_is_not_repeated(before, later, plan.retried)
-        oracle.check_is_continued(before, after)
-        oracle.check_all_finished(after)
-        oracle.check_results(later, plan.results)
-        oracle.check_nothing_acknowledged_is_lost(after, first)
+        if not self.faulty:  # a COMMIT that failed may have landed, and be decided otherwise later
+            oracle.check_is_continued(journal, self.final)
+            oracle.check_streams_are_continued(journal, self.final)
 
 
-def power_cut_trials(
+def resume(
     server: ForkServer,
     scenario: str,
+    state: states.State,
     place: Path,
-    *,
-    seed: int,
-    part: int,
-    parts: int,
-    resume_share: float,
-) -> tuple[int, int]:
-    """Record a scenario, and judge one of `parts` shares of the states power cuts may leave.
+    fault: FaultFields | None = None,
+) -> Recording:
+    """Let a process find `state` and come to the end of `scenario`; record it."""
+    state.restore(place)
+    before, first = Journal.read(place), Ledger.from_lines(state.marks)
+    request = Request(scenario, str(place), 2, fault, [*before.status], record=True)
+    expect_success(server.play(request))
+    plan, later = SCENARIOS[scenario], Ledger.read(place / "ledger.2")
+    after = Journal.read(place)
+    oracle.check_completed_is_not_repeated(before, later, plan.retried)
+    oracle.check_is_continued(before, after)
+    oracle.check_all_finished(after)
+    oracle.check_results(later, plan.results)
+    oracle.check_nothing_acknowledged_is_lost(after, first)
+    return Recording(scenario, states.load(place / "ops.2"), after, state, fault is not None)
+
+
+def stopped(server: ForkServer, scenario: str, place: Path, at: int) -> states.State:
+    """Stop a process in an orderly way at operation `at`; return what it leaves behind."""
+    fault = {"at": at, "action": "interrupt"}
+    outcome = server.play(Request(scenario, str(place), 1, fault))
+    if outcome.code != INTERRUPTED:
+        expect_success(outcome)
+    files = {name: place / name for name in ("app.db", "app.db-wal") if (place / name).exists()}
+    marks = frozenset((place / "ledger.1").read_text().splitlines())
+    content = {name: path.read_bytes() for name, path in files.items()}
+    return states.State(0, f"stopped at {at}", content, marks)
+
+
+class PowerCuts:
+    """Trials of the states that power cuts may leave.
 
     Args:
+        place: an empty directory.
         resume_share: of the states judged, how many to play to the scenario's end.
 
-    Returns how many states were judged, and how many played to the end.
+    Attributes:
+        judged: how many states were judged.
+        resumed: how many of them were played to the end.
     """
-    recording = Recording.make(server, scenario, place / "recorded")
-    draw, judged, resumed = random.Random(seed), 0, 0
-    for state in states.crash_states(recording.ops, seed=seed, part=part, parts=parts):
-        judged += 1
-        with trial(place / "state", f"{scenario}: {state} (seed {seed})"):
-            recording.judge(state, place / "state")
-        if draw.random() < resume_share:
-            resumed += 1
-            with trial(place / "resumed", f"{scenario}: {state} (seed {seed}), resumed"):
-                recording.resume(server, state, place / "resumed")
-    return judged, resumed
+
+    def __init__(
+        self, server: ForkServer, scenario: str, place: Path, *, seed: int, resume_share: float
+    ) -> None:
+        self.judged = self.resumed = 0
+        self._server = server
+        self._scenario = scenario
+        self._place = place
+        self._seed = seed
+        self._draw = random.Random(seed)
+        self._share = resume_share
+
+    def anywhere(self, part: int, parts: int) -> None:
+        """Record the scenario; judge one of `parts` shares of its states."""
+        recording = Recording.make(self._server, self._scenario, self._place / "recorded")
+        self._judge(recording, part, parts)
+
+    def after_failed_syncs(self, stop: int, at: int, times: int, parts: int) -> None:
+        """Let syncs of a second process fail; judge a share of the states from then on.
+
+        Args:
+            stop: at which operation the first process ends well: the -wal is empty then.
+            at: which sync of the second process is the first to fail.
+        """
+        fault = {"at": at, "action": "ioerr", "times": times, "only": ["sync"]}
+        name = f"{self._scenario} stopped at {stop}, with {fault}"
+        with trial(self._place / "stopped", name):
+            state = stopped(self._server, self._scenario, self._place / "stopped", stop)
+        with trial(self._place / "recorded", name):
+            place = self._place / "recorded"
+            recording = resume(self._server, self._scenario, state, place, fault)
+        self._judge(recording, self._draw.randrange(parts), parts, after_failure=True)
+
+    def in_recovery(self, part: int, parts: int) -> None:
+        """Let one state be recovered, and judge states that a cut of the recovery leaves."""
+        recording = Recording.make(self._server, self._scenario, self._place / "recorded")
+        few = parts * len(recording.ops) // 8
+        found = states.crash_states(recording.ops, seed=self._seed, part=part, parts=few)
+        if (state := next(found, None)) is not None:
+            again = self._resume(recording, state)
+            self._judge(again, self._draw.randrange(parts), parts)
+
+    def _judge(
+        self, recording: Recording, part: int, parts: int, *, after_failure: bool = False
+    ) -> None:
+        for state in states.crash_states(
+            recording.ops, seed=self._seed, part=part, parts=parts,
+            start=recording.start, after_failure=after_failure,
+        ):  # fmt: skip
+            self.judged += 1
+            with trial(self._place / "state", self._name(state)):
+                recording.judge(state, self._place / "state")
+            if self._draw.random() < self._share:
+                self._resume(recording, state)
+
+    def _resume(self, recording: Recording, state: states.State) -> Recording:
+        self.resumed += 1
+        with trial(self._place / "resumed", f"{self._name(state)}, resumed"):
+            return resume(self._server, recording.scenario, state, self._place / "resumed")
+
+    def _name(self, state: states.State) -> str:
+        return f"{self._scenario}: {state} (seed {self._seed})"

@@ -5,6 +5,10 @@ in another order, or be torn at 512-byte sectors. For each moment of a recording
 yields a handful of such states; a file is decided independently of the others, as
 nothing orders them but syncs. The -shm file is never restored: it does not survive.
 
+When a sync fails, the kernel forgets that it owes the disk those writes: no later sync writes
+them, and yet they are read as if they were there. From then on each of their sectors may be
+on the disk or not, until it is written again.
+
 It knows nothing about `durable`: the caller opens each state and judges it.
 """
 
@@ -58,6 +62,8 @@ class Disk:
     def __init__(self) -> None:
         self.durable: dict[str, bytes] = {}
         self.pending: dict[str, list[Op]] = {}
+        self.doubtful: dict[str, bytes | None] = {}  # `durable`, had failed syncs not failed
+        self.failed = False  # whether a sync has failed so far
         self.settled = 0  # grows with whatever reaches the disk
 
     def issue(self, op: Op) -> None:
@@ -67,20 +73,34 @@ class Disk:
             if name not in self.durable:
                 self._settle_deletes()  # SQLite's first sync of a new file syncs its folder
             self._settle(name, self.pending.pop(name, []))
+        elif op.kind == "rewrite":  # whole and as it reads, and synced
+            self._settle(name, self.pending.pop(name, []))
+            present = self.doubtful.pop(name, self.durable.get(name))
+            if present is not None:
+                self.durable[name] = present
+        elif op.kind == "sync failed":
+            present = self.doubtful.get(name, self.durable.get(name))
+            self.doubtful[name] = apply(present, self.pending.pop(name, []))
+            self.failed = True
+            self.settled += 1
         elif op.kind == "delete" and op.offset:
             self.settled += 1
-            self.pending.pop(name, None)
-            self.durable.pop(name, None)
+            for files in (self.pending, self.durable, self.doubtful):
+                files.pop(name, None)
         else:
             self.pending.setdefault(name, []).append(op)
 
     def _settle(self, name: str, ops: Sequence[Op]) -> None:
         self.settled += bool(ops)
+        if name in self.doubtful:
+            self.doubtful[name] = apply(self.doubtful[name], ops)
         content = apply(self.durable.get(name), ops)
         if content is None:
             self.durable.pop(name, None)
         else:
             self.durable[name] = content
+        if name in self.doubtful and self.doubtful[name] == content:
+            del self.doubtful[name]
 
     def _settle_deletes(self) -> None:
         for name, ops in list(self.pending.items()):
@@ -88,19 +108,25 @@ class Disk:
             self._settle(name, ops[:last])
             self.pending[name] = ops[last:]
 
-    def cut(self, choose: Choice) -> tuple[dict[str, bytes], bytes]:
+    def cut(self, choose: Choice, draw: random.Random) -> tuple[dict[str, bytes], bytes]:
         """Return the files when, of each file's pending operations, `choose` arrived.
 
         The second value differs for different files.
         """
         files = dict(self.durable)
         digest = hashlib.blake2b(self.settled.to_bytes(8, "big"), digest_size=16)
+        for name, present in self.doubtful.items():
+            content = _either(files.get(name), present, draw)
+            files.pop(name, None)
+            if content is not None:
+                files[name] = content
+            digest.update(content or b"none")
         for name, ops in self.pending.items():
             arrived = choose(ops)
             for op in arrived:
                 digest.update(f"{name} {op.kind} {op.offset} {len(op.data)}".encode())
                 digest.update(op.data)
-            content = apply(self.durable.get(name), arrived)
+            content = apply(files.get(name), arrived)
             if content is None:
                 files.pop(name, None)
             else:
@@ -124,6 +150,18 @@ def apply(content: bytes | None, ops: Sequence[Op]) -> bytes | None:
             image.extend(bytes(max(0, op.offset - len(image))))
             image[op.offset : op.offset + len(op.data)] = op.data
     return None if image is None else bytes(image)
+
+
+def _either(absent: bytes | None, present: bytes | None, draw: random.Random) -> bytes | None:
+    """Return what may be left of a file whose sync has failed: one, the other, or a mixture."""
+    choice = draw.randrange(3)
+    if choice == 0 or absent == present:
+        return absent
+    if choice == 1 or present is None:
+        return present
+    size = max(len(absent or b""), len(present))
+    both = [(content or b"").ljust(size, b"\0") for content in (absent, present)]
+    return b"".join(draw.choice(both)[at : at + SECTOR] for at in range(0, size, SECTOR))
 
 
 def variants(draw: random.Random) -> dict[str, Choice]:
@@ -155,15 +193,28 @@ def _sectors(op: Op) -> list[Op]:
     ]
 
 
-def crash_states(ops: Sequence[Op], *, seed: int, part: int = 0, parts: int = 1) -> Iterator[State]:
+def crash_states(
+    ops: Sequence[Op],
+    *,
+    seed: int,
+    part: int = 0,
+    parts: int = 1,
+    start: State | None = None,
+    after_failure: bool = False,
+) -> Iterator[State]:
     """Yield different states that a power cut may leave, at every moment of the recording.
 
     Args:
         part: which of `parts` equal shares of them to build; building is what takes time.
+        start: what the disk held when the recording began; default nothing.
+        after_failure: only moments after the first sync that failed.
     """
     draw = random.Random(seed)
     disk = Disk()
     marks: set[str] = set()
+    if start is not None:
+        disk.durable.update(start.files)
+        marks |= start.marks
     seen: set[bytes] = set()
     number = itertools.count()
     for moment, op in enumerate([*ops, Op("sync", "the end")]):
@@ -171,13 +222,15 @@ def crash_states(ops: Sequence[Op], *, seed: int, part: int = 0, parts: int = 1)
             marks.add(op.file)
             continue
         for variant, choose in variants(draw).items():
+            if after_failure and not disk.failed:
+                break
             if next(number) % parts == part:
-                files, key = disk.cut(choose)
+                files, key = disk.cut(choose, draw)
                 key += len(marks).to_bytes(4, "big")
                 if key not in seen:
                     seen.add(key)
                     yield State(moment, variant, files, frozenset(marks))
-            if not disk.pending:
+            if not disk.pending and not disk.doubtful:
                 break
         disk.issue(op)
 

@@ -14,13 +14,13 @@ import pytest
 
 from durable import Runtime, workflow
 from durable.errors import JournalError
-from tests.campaign.t4_disk_errors import FAULTS
+from tests.campaign.t4_disk_errors import KINDS
 from tests.crash import faultfs
 from tests.crash.faultfs import FOREVER, Fault
 from tests.crash.forkserver import ForkServer
-from tests.crash.plan import sample
+from tests.crash.plan import OPERATIONS, sample
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.trials import error_trial
+from tests.crash.trials import death_trial, error_trial
 
 pytestmark = pytest.mark.slow
 SEED = 2
@@ -29,11 +29,13 @@ MANY = {"family": 16}  # where bodies wait for writes, too
 
 def trials(server: ForkServer, scenario: str, place: Path, kind: str, wanted: int = 4) -> int:
     """Fail at a sample of the operations; return how many failures were met."""
-    fault = FAULTS[kind]
-    undisturbed = error_trial(server, scenario, place / "undisturbed", FOREVER, fault)
+    fault = KINDS[kind].fault
+    undisturbed = error_trial(server, scenario, place / "undisturbed", fault(FOREVER))
+    count = getattr(OPERATIONS[scenario], KINDS[kind].on)
+    assert undisturbed.operations <= count, "the sweep ends too early"
     met = 0
     for at in sample(undisturbed.operations, wanted, SEED):
-        met += error_trial(server, scenario, place / str(at), at, fault).fired
+        met += error_trial(server, scenario, place / str(at), fault(at)).fired
     return met
 
 
@@ -42,7 +44,7 @@ def test_work_goes_on_after_an_error_of_the_disk(
     scenario: str, server: ForkServer, place: Path
 ) -> None:
     """EIO once, at any operation: no acknowledged loss, no failed step, no restart."""
-    assert trials(server, scenario, place, "ioerr", wanted=MANY.get(scenario, 3)) > 0
+    assert trials(server, scenario, place, "error", wanted=MANY.get(scenario, 3)) > 0
 
 
 @pytest.mark.parametrize("scenario", ["fan", "family", "cancel"])
@@ -50,19 +52,38 @@ def test_work_goes_on_after_a_disk_was_broken_for_a_while(
     scenario: str, server: ForkServer, place: Path
 ) -> None:
     """EIO for six operations in a row, which outlasts a reopening."""
-    assert trials(server, scenario, place, "ioerr-long") > 0
+    assert trials(server, scenario, place, "errors") > 0
 
 
 @pytest.mark.parametrize("scenario", ["sleeper", "family", "cancel"])
 def test_work_goes_on_after_a_failed_read(scenario: str, server: ForkServer, place: Path) -> None:
     """EIO on reading, once: the caller may hear of it, no run does."""
-    assert trials(server, scenario, place, "ioerr-read") > 0
+    assert trials(server, scenario, place, "read error") > 0
 
 
 @pytest.mark.parametrize("scenario", ["fan", "family", "cancel"])
 def test_work_goes_on_after_a_full_disk(scenario: str, server: ForkServer, place: Path) -> None:
     """ENOSPC for three writes in a row, then there is space again."""
     assert trials(server, scenario, place, "full") > 0
+
+
+@pytest.mark.parametrize("scenario", ["fan", "hooks"])
+def test_work_goes_on_after_another_program_held_a_lock(
+    scenario: str, server: ForkServer, place: Path
+) -> None:
+    """SQLITE_BUSY once, at any lock: nobody hears of it."""
+    assert trials(server, scenario, place, "lock held") > 0
+
+
+def test_nothing_is_lost_by_a_kill_while_the_disk_is_broken(
+    server: ForkServer, place: Path
+) -> None:
+    """EIO at an operation and all that follow, then SIGKILL, then a restart on a good disk."""
+    deaths = 0
+    for at in sample(OPERATIONS["family"].changes, 3, SEED):
+        fault = KINDS["errors until killed"].fault(at) | {"kill_then": True, "times": 3}
+        deaths += death_trial(server, "family", place / str(at), [fault])[0]
+    assert deaths > 0
 
 
 @workflow(name="crash.batched")

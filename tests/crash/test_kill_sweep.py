@@ -28,7 +28,7 @@ def operations(server: ForkServer, scenario: str, place: Path) -> int:
     """Count the operations of a scenario that nobody disturbs."""
     if scenario not in counted:
         _killed, counted[scenario] = kill_trial(server, scenario, place, [FOREVER])
-        assert counted[scenario] <= OPERATIONS[scenario][0], "the campaign's sweep ends too early"
+        assert counted[scenario] <= OPERATIONS[scenario].changes, "the sweep ends too early"
     return counted[scenario]
 
 

@@ -21,7 +21,11 @@ from tests.crash.forkserver import INTERRUPTED, ForkServer, Outcome, Request
 from tests.crash.ledger import Ledger
 from tests.crash.oracle import Journal, PromiseBrokenError
 from tests.crash.scenarios import SCENARIOS
+from tests.crash.smalldisk import SmallDisk
 from tests.crash.streaming import check_chunks
+
+FaultFields = dict[str, Any]  # of a `faultfs.Fault`
+GOOD_DISK: FaultFields = {"at": FOREVER, "action": "kill"}
 
 
 def fast_place() -> Path | None:
@@ -57,7 +61,12 @@ def expect_success(outcome: Outcome) -> None:
 
 def judge_end(scenario: str, place: Path, phases: int, *, exactly: bool) -> Journal:
     """Judge a journal on which the last of `phases` processes came to its end."""
-    journal = Journal.read(place)
+    return _judge_end(scenario, Journal.read(place), place, phases, exactly=exactly)
+
+
+def _judge_end(
+    scenario: str, journal: Journal, place: Path, phases: int, *, exactly: bool
+) -> Journal:
     ledgers = [Ledger.read(place / f"ledger.{phase}") for phase in range(1, phases + 1)]
     plan = SCENARIOS[scenario]
     oracle.check_all_finished(journal)
@@ -76,31 +85,66 @@ def kill_trial(
 ) -> tuple[int, int]:
     """Kill one process after the other, each at its operation; then let one come to its end.
 
-    With the action ``interrupt`` they are stopped in an orderly way instead. A process
-    that ends before its operation ends the trial. Returns how many processes
-    were killed, and how many operations the last one made.
+    With the action ``interrupt`` they are stopped in an orderly way instead. See `death_trial`.
     """
-    with trial(place, f"{scenario} with {action} at {kills}"):
+    faults: list[FaultFields] = [{"at": at, "action": action} for at in kills]
+    return death_trial(server, scenario, place, faults)
+
+
+def death_trial(
+    server: ForkServer,
+    scenario: str,
+    place: Path,
+    faults: list[FaultFields],
+    *,
+    disk: SmallDisk | None = None,
+) -> tuple[int, int]:
+    """Let one process after the other die of its fault; then let one come to its end.
+
+    A process that ends before its operation ends the trial. Returns how many processes
+    died, and how many operations the last one made.
+
+    Args:
+        disk: where the journal lies, if its power is cut by the faults.
+    """
+    with trial(place, f"{scenario} with {faults}"), _journal_on(disk, place) as lies:
         before, killed = Journal(), 0
         while True:
-            fault = {"at": (*kills, FOREVER)[killed], "action": action}
-            outcome = server.play(
-                Request(scenario, str(place), killed + 1, fault, known=list(before.status))
+            fault = [*faults, GOOD_DISK][killed]
+            request = Request(
+                scenario, str(place), killed + 1, fault, [*before.status], journal=str(lies)
             )
+            outcome = server.play(request)
             ledger = Ledger.read(place / f"ledger.{killed + 1}")
             oracle.check_completed_is_not_repeated(before, ledger, SCENARIOS[scenario].retried)
             if outcome.code not in {-signal.SIGKILL, INTERRUPTED}:
                 break
             killed += 1
-            before = _after_kill(before, place, ledger)
+            if disk is not None:
+                disk.return_power()
+            before = _after_kill(before, Journal.read(lies), ledger)
         expect_success(outcome)
-        final = judge_end(scenario, place, killed + 1, exactly=not killed)
+        final = Journal.read(lies)
+        _judge_end(scenario, final, place, killed + 1, exactly=not killed)
         oracle.check_is_continued(before, final)
         return killed, outcome.operations
 
 
-def _after_kill(before: Journal, place: Path, ledger: Ledger) -> Journal:
-    after = Journal.read(place)
+@contextmanager
+def _journal_on(disk: SmallDisk | None, place: Path) -> Iterator[Path]:
+    """Return where the journal of a trial lies; what lies elsewhere is kept if it fails."""
+    if disk is None:
+        yield place
+        return
+    disk.clear()
+    try:
+        yield disk.journal
+    except Exception:
+        shutil.copytree(disk.journal, place / "journal")
+        raise
+
+
+def _after_kill(before: Journal, after: Journal, ledger: Ledger) -> Journal:
     oracle.check_nothing_acknowledged_is_lost(after, ledger)
     check_chunks(after, ledger)
     oracle.check_is_continued(before, after)
@@ -108,12 +152,10 @@ def _after_kill(before: Journal, place: Path, ledger: Ledger) -> Journal:
     return after
 
 
-def error_trial(
-    server: ForkServer, scenario: str, place: Path, at: int, fault: dict[str, Any]
-) -> Outcome:
-    """Let the disk fail as `fault` says from `at` on; the same process must come through."""
-    with trial(place, f"{scenario} with {fault} at {at}"):
-        outcome = server.play(Request(scenario, str(place), 1, {"at": at, **fault}))
+def error_trial(server: ForkServer, scenario: str, place: Path, fault: FaultFields) -> Outcome:
+    """Let the disk fail as `fault` says; the same process must come through."""
+    with trial(place, f"{scenario} with {fault}"):
+        outcome = server.play(Request(scenario, str(place), 1, fault))
         expect_success(outcome)
         journal = judge_end(scenario, place, 1, exactly=True)
         ledger = Ledger.read(place / "ledger.1")
