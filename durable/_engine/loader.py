@@ -269,6 +269,8 @@ class Loader:
         except JournalCorruptError as error:
             self._host.block(run, "corrupt", str(error))
             return
+        if run.gone:
+            return  # the runtime ended meanwhile: a body of its own would be left over
         view = effective(history)
         if not self._give_body(run, view.events):
             return
@@ -278,10 +280,12 @@ class Loader:
         kept = body.attributes
         body.attributes = first_attributes(kept, history)
         try:
-            while not self._replay_slice(run, body):
+            while not run.gone and not self._replay_slice(run, body):
                 await asyncio.sleep(0)
         except PayloadDecodeError as error:
             self._host.block(run, "payload", str(error))
+            return
+        if run.gone:
             return
         if body.script.divergence is not None:
             self._park_diverged(run, body)
