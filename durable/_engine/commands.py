@@ -29,6 +29,7 @@ from durable._journal.records import (
 from durable._journal.seals import text_of
 from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
+from durable._replay.rewound import effective
 from durable._replay.script import Inbound
 from durable.errors import WorkflowRunNotFoundError, WorkflowTimeoutError
 
@@ -98,7 +99,6 @@ class Commands:
 
         Returns the row of a run that is finished or blocked, which the caller ends itself.
         """
-        payload = None if reason is None else reason.encode()
         while True:
             run = await self.fetch(loader, run_id)
             if isinstance(run, RunRow):
@@ -110,26 +110,27 @@ class Commands:
                 continue  # it was parked just now
             if first and _is_asked(run):
                 return run  # what its caller submits from now on is durable after that
-            await self._apply(run, body, payload)
+            await self._apply(run, body, reason)
             if body.outcome is not None or body.cancel_event is not None:
                 return run
             # The run was parked before it came to the request, which went with its inbox.
 
-    async def _apply(self, run: HotRun, body: Body, payload: bytes | None) -> None:
+    async def _apply(self, run: HotRun, body: Body, reason: str | None) -> None:
         if body.outcome is not None:
             await self._durable(run)
         elif not body.started and all(item.kind != RUN_STARTED for item in run.inbox):
-            body.terminate(EventKind.RUN_CANCELLED, payload)
+            body.terminate(EventKind.RUN_CANCELLED, None if reason is None else reason.encode())
             await self._submit(run)
         elif body.cancel_event is not None:
             body.end_cancelled(body.cancel_event)
             await self._submit(run)
         else:
-            await self._post(run, self.request(CANCEL, payload))
+            await self._post(run, self.request(CANCEL, reason))
 
-    def request(self, name: str, payload: bytes | None) -> Inbound:
-        """Return what asks a body to end: `name` says who wants it, `payload` why."""
+    def request(self, name: str, why: str | None) -> Inbound:
+        """Return what asks a body to end: `name` says who wants it."""
         due = self._clock.wall_us() + self._grace_us
+        payload = None if why is None else why.encode()
         return Inbound(EventKind.CANCEL_REQUESTED, 0, name, due, payload)
 
     def deadline(self, run: HotRun) -> None:
@@ -140,7 +141,7 @@ class Commands:
         assert run.row.deadline is not None
         came = f"its deadline came, at {from_us(run.row.deadline).isoformat()}"
         if body.started:
-            self._activation.post(run, self.request(DEADLINE_NAME, came.encode()))
+            self._activation.post(run, self.request(DEADLINE_NAME, came))
             return
         late = WorkflowTimeoutError(f"the run had not begun when {came}")
         run.inbox.clear()
@@ -163,6 +164,11 @@ class Commands:
         assert body is not None
         # A run that was parked meanwhile has not come to all of them.
         return sum(seq not in body.waits for seq in woken)
+
+    async def was_asked(self, row: RunRow) -> bool:
+        """Tell whether a run that is paused had been asked to end before."""
+        history = await self._journal.reader.history(row.pk, row.run_id)
+        return any(e.kind == EventKind.CANCEL_REQUESTED for e in effective(history).events)
 
     async def end_blocked(self, row: RunRow, reason: str | None) -> None:
         """Cancel a run that is parked: its code cannot be asked.

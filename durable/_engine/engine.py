@@ -227,10 +227,12 @@ class Engine:
             row = await self._commands.row(run_id)
             if row.status == BLOCKED and not _can_clean_up(row):
                 return await self._commands.end_blocked(row, reason)
-            if row.status == BLOCKED:
-                why = None if reason is None else reason.encode()
-                request = self._commands.request(CANCEL, why)
-                if await self._pauses.resume(row, request) is not None:
+            asked = row.status == BLOCKED and await self._commands.was_asked(row)
+            if asked and first:
+                return None
+            if row.status == BLOCKED:  # asked a second time, it ends at once, see below
+                request = None if asked else self._commands.request(CANCEL, reason)
+                if await self._pauses.resume(row, request) is not None and not asked:
                     return await self.journal.perform(Write(done=_ignore, vital=True))
         await self.cancel(run_id, reason, first=first)  # it was resumed or ended meanwhile
 

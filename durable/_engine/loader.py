@@ -272,6 +272,8 @@ class Loader:
         except JournalCorruptError as error:
             self._host.block(run, "corrupt", str(error))
             return
+        if run.gone:
+            return  # the runtime ended meanwhile: a body of its own would be left over
         if self._journal.seals is not None and self._park_sealed(run, history):
             return
         if history and history[0].name != run.row.workflow:
@@ -287,10 +289,12 @@ class Loader:
         kept = body.attributes
         body.attributes = first_attributes(kept, history)
         try:
-            while not self._replay_slice(run, body):
+            while not run.gone and not self._replay_slice(run, body):
                 await asyncio.sleep(0)
         except PayloadDecodeError as error:
             self._host.block(run, "payload", str(error))
+            return
+        if run.gone:
             return
         if body.script.divergence is not None:
             self._park_diverged(run, body)

@@ -11,6 +11,7 @@ MODULES: dict[str, str] = {
     "T2": "tests.campaign.t2_kills",
     "T3": "tests.campaign.t3_power_cuts",
     "T4": "tests.campaign.t4_disk_errors",
+    "T7": "tests.campaign.t7_machine",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from durable import Run, get_step_metadata, sleep, step, workflow
+from durable import Run, get_step_metadata, sleep, start, step, workflow
 from durable.errors import RunStateError, WorkflowRunNotFoundError
 from durable.testing import VirtualClock
 from tests.engine.rig import (
@@ -302,6 +302,67 @@ async def test_run_that_waits_for_its_code_can_be_paused(journal_path: Path) -> 
         await run.resume()
         await elapse(rt, clock, 1)
         assert await run.result(WAIT) == "LATE"
+
+
+@workflow(name="pause.stubborn")
+async def stubborn() -> str:
+    """Wait a day; clean up for as long as it takes, whoever says what."""
+    try:
+        await sleep("1 day")
+    finally:
+        while True:
+            try:
+                await act("tidy")
+                break
+            except asyncio.CancelledError:
+                CALLS["told again"] += 1
+    return "never"
+
+
+async def test_second_request_ends_a_run_that_was_paused_while_it_cleaned_up(
+    journal_path: Path,
+) -> None:
+    """It ends without its consent, as any run does at a second request."""
+    GATES["tidy"] = asyncio.Event()
+    async with opened(journal_path) as rt:
+        run = await rt.start(stubborn)
+        await until(lambda: _has(run, "wait_created"))
+        await run.cancel("first")
+        await until(lambda: CALLS["tidy"])
+        await run.pause()
+        await run.cancel("second")
+        await assert_cancelled(run, "first")
+        await quiet(rt)
+        assert CALLS["told again"] == 0
+
+
+@workflow(name="pause.leaves")
+async def leaves() -> None:
+    """Start a child that ends with its parent, and end a second later."""
+    await start(stubborn.options(run_id="child", on_parent_close="cancel"))
+    await sleep(1)
+
+
+async def test_child_that_cleans_up_after_its_parent_stays_paused_over_a_restart(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """What its parent's end asked of it before is not asked again when the journal is opened."""
+    GATES["tidy"] = asyncio.Event()
+    async with opened(journal_path, virtual_clock) as rt:
+        await rt.start(leaves)
+        await until(rt.get_run("child").exists)
+        await until(lambda: _has(rt.get_run("child"), "wait_created"))
+        await virtual_clock.advance(1)
+        await until(lambda: CALLS["tidy"])
+        await rt.get_run("child").pause()
+    async with opened(journal_path, virtual_clock) as rt:
+        await quiet(rt)
+        await until(lambda: not rt._engine._spawned)
+        assert await rt.get_run("child").status() == "blocked"
+        assert CALLS["told again"] == 0
+        GATES["tidy"].set()
+        await rt.get_run("child").resume()
+        await assert_cancelled(rt.get_run("child"), "its parent run has ended")
 
 
 async def _has_reason(run: Run[Any], text: str) -> bool:

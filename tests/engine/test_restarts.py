@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from durable import Backoff, Runtime, StepMetadata, get_step_metadata, sleep, step, workflow
 from durable.testing import VirtualClock, settle
-from tests.engine.rig import EVEN, crashing, elapse, kinds, opened, quiet, until
+from tests.engine.rig import EVEN, crash, crashing, elapse, kinds, make, opened, quiet, until
 
 ENDS = {"closed": opened, "crashed": crashing}
 both_ends = pytest.mark.parametrize("end", ENDS)
@@ -358,3 +359,35 @@ async def test_journal_of_a_finished_run_answers_after_any_restart(
         assert await again.events() == events
         assert await again.result() == {"n": 1}
         assert (await kinds(again))[-1] == "run_completed"
+
+
+TIDIED: list[str] = []
+
+
+@workflow(name="restarts.tidy")
+async def tidy() -> None:
+    """Wait an hour, and note when the body is unwound."""
+    try:
+        await sleep("1h")
+    finally:
+        TIDIED.append("unwound")
+
+
+async def test_body_is_not_unwound_whose_run_was_being_read_when_the_process_ended(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """What a load that comes too late has replayed is not left to the garbage collector."""
+    async with opened(journal_path, virtual_clock) as rt:
+        await rt.start(tidy.options(run_id="read"))
+        await quiet(rt)
+    for turns in range(4, 9):  # the history comes in the middle of them
+        rt = make(journal_path, virtual_clock)
+        await rt.open()
+        waking = asyncio.ensure_future(rt.get_run("read").wake_up([99]))
+        await settle(turns)
+        await crash(rt)
+        await asyncio.wait([waking])
+        waking.exception()
+        await settle()
+        gc.collect()
+        assert TIDIED == [], f"after {turns} turns"
