@@ -12,6 +12,8 @@ MODULES: dict[str, str] = {
     "T4": "tests.campaign.t4_disk_errors",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
+    "T5": "tests.campaign.t5_simulation",
+}
 
 
 def load(key: str) -> Programme:
