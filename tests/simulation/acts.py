@@ -363,6 +363,10 @@ async def set_wall(world: World, runtime: Runtime, seconds: float) -> None:
     """Set the wall clock."""
     if world.clock.tick_seconds_max < 1e9:
         seconds = max(-86400.0, min(seconds, 86400.0))  # else it would tick for years
+    if abs(world.offset + seconds) > 4e8:
+        seconds = -seconds
+    world.offset += seconds
+    world.upsets += 1
     world.mark("wall back" if seconds < 0 else "wall forward")
     world.last_wall = max(world.last_wall, world.clock.wall_us() + int(seconds * 1e6))
     world.clock.set_wall(world.clock.wall_us() + int(seconds * 1e6))

@@ -28,6 +28,7 @@ _CODES: dict[str, tuple[int, str]] = {
     "lost commit": (sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error"),
     "short read": (sqlite3.SQLITE_IOERR_SHORT_READ, "disk I/O error"),
 }
+KINDS = frozenset(_CODES)
 _execute, _executemany = sqlite3.Connection.execute, sqlite3.Connection.executemany
 
 

@@ -35,7 +35,7 @@ from tests.simulation.world import World
 
 LIVES_MAX = 40
 # How long everything may take once faults have stopped: rounds of serving what waits.
-ROUNDS = (0.01, 1, 60, 600, 3600, 86400, 86400 * 40, 86400 * 366 * 11, *(3600.0,) * 60)
+ROUNDS = (0.01, 1, 60, 600, 3600, 86400, 86400 * 40, 86400 * 366 * 27, *(3600.0,) * 60)
 
 
 def play(plan: Plan, place: Path, template: bytes) -> World:

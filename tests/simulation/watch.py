@@ -59,7 +59,8 @@ class Seen:
         self.retries: dict[int, int] = {}
         self.received: dict[tuple[int, str], list[Event]] = {}
         self.keys: set[tuple[int, str, str]] = set()
-        self.born: dict[int, tuple[int, float]] = {}  # waits: life and time of their COMMIT
+        # Of waits: life, time and upsets at their COMMIT.
+        self.born: dict[int, tuple[int, float, int]] = {}
         self.chunks: dict[str, list[tuple[Any, ...]]] = {}
         self.was_set_back = False
         self.cancel_asked = False
@@ -77,9 +78,11 @@ class Judge(Protocol):
 
     Attributes:
         stay_in_memory: no run leaves memory before its end.
+        upsets: how often the wall clock was set so far.
     """
 
     stay_in_memory: bool
+    upsets: int
 
     def now(self) -> tuple[int, float]:
         """UTC microseconds, and seconds since the machine was switched on."""
@@ -212,7 +215,7 @@ class Witness:
             seen.retries[event.ref] = seen.retries.get(event.ref, 0) + 1
         self._check_answer(seen, event)
         if event.kind == K.WAIT_CREATED:
-            seen.born[event.seq] = (self.life, self._world.now()[1])
+            seen.born[event.seq] = (self.life, self._world.now()[1], self._world.upsets)
         elif event.kind == K.WAIT_COMPLETED:
             self._check_wait(seen, event)
         elif event.kind == K.HOOK_RECEIVED:
@@ -270,13 +273,12 @@ class Witness:
             return
         created = seen.events[event.ref - 1]
         assert created.due is not None
-        life, born = seen.born.get(event.ref, (-1, 0.0))
+        life, born, upsets = seen.born.get(event.ref, (-1, 0.0, 0))
         wall, boot = self._world.now()
-        lag = self._world.lag()
-        if created.name == "until":
-            early = event.at < created.due
-        elif life == self.life and self._world.stay_in_memory:
-            early = boot - born + lag < (created.due - created.at) / 1e6
+        if upsets == self._world.upsets:
+            early = wall < created.due
+        elif created.name != "until" and life == self.life and not self._was_a_row(seen):
+            early = boot - born + self._world.lag() < (created.due - created.at) / 1e6
         else:
             early = False  # of a run that was a row the wall clock is all that is left
         if early and not seen.was_set_back and not seen.is_copy:
@@ -284,6 +286,10 @@ class Witness:
                 "corrupt", f"5: {seen.row.run_id}: wait {event.ref} ended early: born {born}, now "
                 f"{boot}, due {created.due}, at {event.at}, wall {wall}"
             )  # fmt: skip
+
+    def _was_a_row(self, seen: Seen) -> bool:
+        """Tell whether the run may have been out of memory since its wait began."""
+        return seen.was_blocked or not self._world.stay_in_memory
 
     def _check_payload(self, seen: Seen, event: Event) -> None:
         box, _, key = event.name.partition("\n")

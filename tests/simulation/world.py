@@ -8,7 +8,7 @@ here, outside of the journal.
 
 from __future__ import annotations
 
-import asyncio
+import math
 import shutil
 import sqlite3
 from collections import Counter
@@ -26,7 +26,7 @@ from durable._journal.attributes import decode_blocked
 from durable._replay.events import COMMANDS, FAILED_ATTEMPT, Event, EventKind
 from tests.campaign.programme import Counts, FoundError, Verdict
 from tests.simulation import flows
-from tests.simulation.disk import Disk, Trouble
+from tests.simulation.disk import KINDS, Disk, Trouble
 from tests.simulation.loop import SimClock, SimLoop
 from tests.simulation.plan import Plan
 from tests.simulation.watch import FINISHED, Row, Seen, Witness
@@ -79,6 +79,8 @@ class World:
         self.disk: Disk | None = None
         self.writer: sqlite3.Connection | None = None
         self.kill_at: tuple[int, str] | None = None
+        self.upsets = 0
+        self.offset = 0.0  # of the wall clock, in seconds
         self.is_healed = False
         self.next_act = 0
         # The ledger.
@@ -108,6 +110,8 @@ class World:
 
     def lag(self) -> float:
         """The longest time between a decision and its COMMIT."""
+        if self.counts.keys() & KINDS:
+            return math.inf  # for as long as the disk has failed
         return LAG_SECONDS if self.plan.slowness > 0.5 or self.plan.stalls else 1.0
 
     def tell(self, what: str) -> None:
@@ -368,10 +372,6 @@ class World:
             if seen.row.status not in FINISHED and any(e.kind in COMMANDS for e in seen.events):
                 self.changed.add(run_id)
                 self.blocked_by_plan.add(run_id)
-
-    async def pass_time(self, seconds: float) -> None:
-        """Wait on the virtual clock."""
-        await asyncio.sleep(seconds)
 
     def use(self) -> None:
         """Make this the world that steps and bodies act in."""
