@@ -10,10 +10,9 @@ MODULES: dict[str, str] = {
     "T1": "tests.campaign.t1_crash_states",
     "T2": "tests.campaign.t2_kills",
     "T4": "tests.campaign.t4_disk_errors",
-}
-HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
     "T5": "tests.campaign.t5_simulation",
 }
+HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 
 
 def load(key: str) -> Programme:

@@ -27,8 +27,11 @@ from durable._replay.events import TERMINAL, EventKind
 from durable._replay.rewound import effective
 from durable.errors import DurableError, JournalError
 from tests.campaign.programme import Counts, FoundError
+from tests.campaign.sometimes import reached
 from tests.simulation import acts
+from tests.simulation.disk import KINDS
 from tests.simulation.loop import DeadlockError, LivelockError, StoppedError
+from tests.simulation.marks import MARKED
 from tests.simulation.plan import Plan
 from tests.simulation.watch import FINISHED, Seen
 from tests.simulation.world import World
@@ -277,11 +280,12 @@ def fingerprint(world: World) -> str:
 
 
 def counts_of(world: World) -> Counts:
-    """Return what a trial did, by word."""
-    counts = world.counts
-    counts["seeds"] += 1
-    counts["commits"] += world.witness.commits
-    counts["events"] += sum(len(s.events) for s in world.witness.runs.values())
+    """Return what a trial did, by word, and the marks that it has reached."""
+    counts = reached(*(MARKED[word] for word in MARKED.keys() & world.counts.keys()))
+    counts["seeds"] = 1
+    counts["crashes"] = world.counts["crash"]
+    counts["faults"] = sum(world.counts[kind] for kind in KINDS)
+    counts["commits"] = world.witness.commits
     return counts
 
 

@@ -215,7 +215,10 @@ class Witness:
             seen.retries[event.ref] = seen.retries.get(event.ref, 0) + 1
         self._check_answer(seen, event)
         if event.kind == K.WAIT_CREATED:
-            seen.born[event.seq] = (self.life, self._world.now()[1], self._world.upsets)
+            wall, boot = self._world.now()
+            # Journal time stays ahead of a wall clock that was set back.
+            upsets = self._world.upsets if event.at <= wall else -1
+            seen.born[event.seq] = (self.life, boot, upsets)
         elif event.kind == K.WAIT_COMPLETED:
             self._check_wait(seen, event)
         elif event.kind == K.HOOK_RECEIVED:
@@ -273,7 +276,7 @@ class Witness:
             return
         created = seen.events[event.ref - 1]
         assert created.due is not None
-        life, born, upsets = seen.born.get(event.ref, (-1, 0.0, 0))
+        life, born, upsets = seen.born.get(event.ref, (-1, 0.0, -1))
         wall, boot = self._world.now()
         if upsets == self._world.upsets:
             early = wall < created.due
