@@ -85,6 +85,9 @@ class Commands:
     async def fetch(self, loader: Loader, run_id: str) -> HotRun | RunRow:
         """Return the run, in memory; its row if it is finished or blocked."""
         while True:
+            ending = self._scheduler.get(run_id)
+            if ending is not None and ending.finished:
+                await self._durable(ending)  # until then a crash would undo its end
             row = await self.row(run_id)
             if row.status in FINISHED or row.status == BLOCKED:
                 return row

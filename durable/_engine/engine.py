@@ -385,11 +385,15 @@ class Engine:
             told(error)
             for ack in acks:
                 settle(ack, error)
-            self._tell(run.run_id, RunEnd(with_state(run.row, state), None))
+            if not isinstance(error, RuntimeClosedError):
+                self._tell(run.run_id, RunEnd(with_state(run.row, state), None))
             self._recovery.made_room()
 
         write.done = done
-        self.journal.submit(write)
+        try:
+            self.journal.submit(write)
+        except RuntimeClosedError as error:  # the run goes on where the journal is opened next
+            done(error)
 
     def _find(self, run_id: str) -> HotRun | None:
         return self.scheduler.get(run_id)

@@ -196,6 +196,8 @@ class Loader:
         try:
             # Who asks may have read the row before it was parked, or woken.
             newer = await self._journal.reader.run_by_pk(row.pk)
+            if self._scheduler.get(row.run_id) is not None:
+                return  # meanwhile it was born here: it was read before its birth was reported
             if _goes_on(newer) and due in (None, newer.wake_at):
                 await self._bring_in(newer, resumed, fresh)
         except JournalCorruptError as error:  # of the row itself: nothing can be recorded there

@@ -55,6 +55,7 @@ class Script:
         self.replaying = True
         self.seq = history[-1].seq
         self.now_us = history[0].at
+        self._latest = history[-1].at  # no event is earlier than what stands before it
         self.out: list[Event] = []
         self.divergence: NondeterminismError | None = None
 
@@ -74,6 +75,7 @@ class Script:
         if self._cursor == len(self._history):
             self.replaying = False
             self._history = ()
+            self._latest = max(self._latest, self.now_us)
             return None
         event = self._history[self._cursor]
         if event.kind in COMMANDS or event.kind in TERMINAL:
@@ -124,7 +126,7 @@ class Script:
         """Follow or append one command; None when it differs from the recorded one."""
         if not self.replaying:
             self.seq += 1
-            event = _make(Event, (self.seq, kind, ref, name, self.now_us, due, payload))
+            event = _make(Event, (self.seq, kind, ref, name, self._latest, due, payload))
             self.out.append(event)
             return event
         if self.divergence is None and self._cursor < len(self._history):
@@ -138,10 +140,14 @@ class Script:
     # --- writing further -------------------------------------------------------------
 
     def record(self, item: Inbound, at: int) -> Event:
-        """Append an inbound event that happened at `at`; journal time never decreases."""
+        """Append an inbound event that happened at `at`; journal time never decreases.
+
+        Nor do the times in a history: a note is not earlier than what stands before it.
+        """
         kind, ref, name, due, payload, _ = item
+        self._latest = at = max(at, self._latest)
         if kind not in NOTES:
-            self.now_us = at = max(at, self.now_us)
+            self.now_us = at
         self.seq += 1
         event = _make(Event, (self.seq, kind, ref, name, at, due, payload))
         self.out.append(event)

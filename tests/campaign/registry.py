@@ -12,6 +12,7 @@ MODULES: dict[str, str] = {
     "T3": "tests.campaign.t3_power_cuts",
     "T4": "tests.campaign.t4_disk_errors",
     "T7": "tests.campaign.t7_machine",
+    "T5": "tests.campaign.t5_simulation",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 

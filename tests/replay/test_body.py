@@ -63,6 +63,25 @@ def test_time_of_notes_does_not_move_the_journals_time() -> None:
     world.body.abandon()
 
 
+def test_times_in_a_history_do_not_decrease_behind_a_note() -> None:
+    """Somebody sets the clock back before an attempt fails, and once more behind that."""
+
+    async def body() -> None:
+        await asyncio.gather(fetch(1), sleep(5))
+
+    world = World(body)
+    world.turn(Inbound(EventKind.RUN_STARTED))
+    step = next(iter(world.body.steps))
+    for seconds in (-3600, 7200, -7200):
+        world.clock.now += seconds * 1_000_000
+        world.turn(Inbound(EventKind.STEP_RETRYING, step, FAILED_ATTEMPT, due=world.clock.now))
+    request = Inbound(EventKind.CANCEL_REQUESTED, 0, "user", payload=b"enough")
+    world.turn(request)
+    times = [event.at for event in world.recording.history]
+    assert times == sorted(times)
+    assert world.body.outcome is not None
+
+
 def test_attempts_are_counted_by_their_causes_also_on_replay() -> None:
     """Failures, crashes and orderly stops each use up a number, and only failures a retry."""
 
