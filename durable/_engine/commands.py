@@ -72,7 +72,7 @@ class Commands:
         """Return the id of the run that has continued this one, None if none has."""
         if row.status != CONTINUED:
             return None
-        last = await self._journal.reader.last_event(row.pk, row.run_id)
+        last = await self._journal.reader.end_event(row.pk, row.run_id)
         return None if last is None or last.payload is None else last.payload.decode()
 
     def at_hand(self, run_id: str) -> HotRun | None:

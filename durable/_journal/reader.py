@@ -30,7 +30,7 @@ from durable._journal.selection import (
     read_rows,
 )
 from durable._journal.sql import QUERIES
-from durable._replay.events import Event
+from durable._replay.events import TERMINAL, Event, EventKind
 from durable.errors import JournalCorruptError, JournalError, WorkflowRunNotFoundError
 
 T = TypeVar("T")
@@ -128,6 +128,16 @@ class Reader:
     async def last_event(self, pk: int, run_id: str) -> Event | None:
         """Return the newest event of a run, verified, or None."""
         return await self._ask(partial(_read_last, pk, run_id))
+
+    async def end_event(self, pk: int, run_id: str) -> Event | None:
+        """Return the event that ended a finished run, verified; None if it is deleted by now."""
+        event = await self.last_event(pk, run_id)
+        if event is not None and event.kind not in TERMINAL:
+            raise JournalCorruptError(
+                f"run {run_id} has ended, and the last event of its history is "
+                f"{EventKind(event.kind).label}: restore the journal from a backup"
+            )
+        return event
 
     async def last_seq(self, pk: int) -> int:
         """Return the number of the newest event of a run, damaged or not; 0 if it has none."""

@@ -342,7 +342,7 @@ class Run(Lifecycle, Generic[R]):
         access, row = await self._way(), await self._row()
         if row.status != CONTINUED:
             return None
-        last = await access.reader.last_event(row.pk, row.run_id)
+        last = await access.reader.end_event(row.pk, row.run_id)
         return None if last is None or not last.payload else Run(last.payload.decode(), access)
 
     async def _events(self) -> list[HistoryEvent]:
