@@ -10,6 +10,8 @@ MODULES: dict[str, str] = {
     "T1": "tests.campaign.t1_crash_states",
     "T2": "tests.campaign.t2_kills",
     "T4": "tests.campaign.t4_disk_errors",
+    "T10": "tests.campaign.t10_fuzzing",
+    "T13": "tests.campaign.t13_threads",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 
