@@ -41,7 +41,7 @@ from durable._engine.streams import Streams
 from durable._engine.suspects import Suspects
 from durable._engine.sweeper import Sweeper
 from durable._engine.timers import Timers
-from durable._engine.waiters import Waiters
+from durable._engine.waiters import Waiters, to_the_end
 from durable._journal.attributes import PAUSED, Blocked, decode_blocked, encode_blocked
 from durable._journal.journal import Journal
 from durable._journal.records import (
@@ -246,7 +246,7 @@ class Engine:
         self._require_open()
         # To its end, though who asked may leave: a run that is no longer recorded as
         # blocked and not brought into memory either would wait for the next opening.
-        await asyncio.shield(self._spawn(self._resume(run_id)))
+        await to_the_end(self._spawn(self._resume(run_id)))
 
     async def _resume(self, run_id: str, *, by_itself: bool = False) -> None:
         async with self._parked:
@@ -263,7 +263,7 @@ class Engine:
         """Return `answer` so that it is carried through though who asked may leave."""
 
         async def answered(**fields: Any) -> T:
-            return await asyncio.shield(self._spawn(answer(**fields)))
+            return await to_the_end(self._spawn(answer(**fields)))
 
         return answered
 

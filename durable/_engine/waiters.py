@@ -3,13 +3,15 @@
 A run is at rest when it has ended, or is blocked for those who want to know of that. One
 that is paused is not: nothing is wrong with it. Waiters are resolved by the COMMIT of the
 run's end; for a run that is not in memory the journal is asked first.
+
+And `to_the_end`, for who waits for what must not be left half done.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from durable._authoring import registry
 from durable._engine.commands import Commands
@@ -20,6 +22,8 @@ from durable._journal.attributes import PAUSED, decode_blocked
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED
 from durable.errors import WorkflowRunNotFoundError
+
+T = TypeVar("T")
 
 
 class _Waiter(NamedTuple):
@@ -95,3 +99,15 @@ class Waiters:
             for waiter in waiters:
                 if not waiter.end.done() and not waiter.end.get_loop().is_closed():
                     waiter.end.set_exception(error)
+
+
+async def to_the_end(task: asyncio.Task[T]) -> T:
+    """Return what a task comes to; it is carried through though who waits here may leave."""
+    # An error that nobody waits for any more was for them alone, and none of asyncio's to report.
+    task.add_done_callback(_look_at)
+    return await asyncio.shield(task)
+
+
+def _look_at(task: asyncio.Task[T]) -> None:
+    if not task.cancelled():
+        task.exception()

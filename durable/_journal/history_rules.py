@@ -10,8 +10,9 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 
+from durable._base.duration import MAX_US
 from durable._base.ids import valid_run_id
-from durable._journal.attributes import decode_attributes
+from durable._journal.attributes import decode_attributes, decode_blocked, decode_origin
 from durable._journal.records import FINISHED, RunRow
 from durable._replay.attributes import ATTRIBUTE_KINDS, decode_change
 from durable._replay.events import ANSWERS, TERMINAL, Event, EventKind
@@ -34,6 +35,17 @@ _WITH_PAYLOAD = ATTRIBUTE_KINDS | {
     EventKind.HOOK_CREATED,
     EventKind.HOOK_RECEIVED,
 }
+# Payloads that are plain text, as opposed to encoded values.
+_TEXTS = frozenset(
+    {
+        EventKind.RUN_CANCELLED,
+        EventKind.RUN_CONTINUED,
+        EventKind.RUN_REWOUND,
+        EventKind.CANCEL_REQUESTED,
+    }
+)
+# What a datetime can hold, in UTC microseconds: the years 1 to 9999.
+_EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
 _ONCE = frozenset(
     {
         EventKind.STEP_COMPLETED,
@@ -66,12 +78,23 @@ def _check_row(row: RunRow) -> None:
     try:
         valid_run_id(row.run_id)
         attributes = decode_attributes(row.attributes)
-    except ValueError as error:
+        decode_blocked(row.blocked)
+        decode_origin(row.origin)
+    except (ValueError, TypeError, RecursionError) as error:
         raise InvalidExportError(f"its run is not usable: {error}") from None
+    for name in ("created_at", "started_at", "completed_at", "deadline"):
+        _check_time(f"its run has {name} =", getattr(row, name))
+    if row.retention_us is not None and not -1 <= row.retention_us <= MAX_US:
+        raise InvalidExportError(f"its run has retention_us = {row.retention_us}")
     if not isinstance(attributes, dict) or not all(
         isinstance(text, str) for text in attributes.values()
     ):
         raise InvalidExportError("its run has attributes that are no texts")
+
+
+def _check_time(what: str, at: int | None) -> None:
+    if at is not None and not _EARLIEST <= at <= _LATEST:
+        raise InvalidExportError(f"{what} {at}, which is no time")
 
 
 def _check_event(event: Event, history: Sequence[Event]) -> None:
@@ -92,8 +115,20 @@ def _check_event(event: Event, history: Sequence[Event]) -> None:
         raise InvalidExportError(f"event {event.seq} ({label}) lacks its payload")
     if event.kind == EventKind.WAIT_CREATED and event.due is None:
         raise InvalidExportError(f"event {event.seq} ({label}) lacks its due time")
+    _check_time(f"event {event.seq} has at =", event.at)
+    _check_time(f"event {event.seq} has due =", event.due)
+    if event.kind in _TEXTS and not _is_utf8(event.payload or b""):
+        raise InvalidExportError(f"event {event.seq} ({label}) holds bytes that are no text")
     if event.kind in ATTRIBUTE_KINDS:
         _check_change(event)
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _check_change(event: Event) -> None:

@@ -25,7 +25,7 @@ from durable._journal.opcodes import Machine, Node
 __all__ = ["StandIn", "preview_json", "preview_pickle"]
 
 _BYTES_MAX = 1024 * 1024  # a larger payload is only named, not shown
-_OPCODES_MAX = 50_000
+_OPCODES_MAX = 25_000  # less than a tenth of a second
 _NODES_MAX = 5_000
 _DEPTH_MAX = 30
 _TEXT_MAX = 4_096
@@ -89,15 +89,16 @@ def preview_json(body: bytes) -> object:
     """
     if len(body) > _BYTES_MAX:
         return StandIn(f"{len(body):,} bytes, too large to show")
-    return _Tree().expand(_from_json(json.loads(body.decode("utf-8", "surrogatepass"))), 0)
+    return _Tree().expand(json.loads(body.decode("utf-8", "surrogatepass")), 0)
 
 
 def _from_json(value: object) -> object:
+    """Return a part of JSON data as a node; what is in it is for later, if it is shown at all."""
     if isinstance(value, list):
-        return Node("list", [_from_json(item) for item in value])
+        return Node("list", value)
     if isinstance(value, dict):
         node = Node("dict")
-        node.pairs = [(key, _from_json(item)) for key, item in value.items()]
+        node.pairs = list(value.items())
         return node
     return value
 
@@ -116,6 +117,7 @@ class _Tree:
         self.nodes_left -= 1
         if self.nodes_left < 0 or depth > _DEPTH_MAX:
             return StandIn("...")
+        node = _from_json(node)
         if not isinstance(node, Node):
             return self.leaf(node)
         if node.kind == "global":

@@ -13,9 +13,10 @@ from typing import Any
 from durable._authoring.primitives import from_us
 from durable._base.ids import token_hash, valid_text
 from durable._journal.records import HookRow
+from durable._replay.events import EventKind
 from durable._replay.hooks import HOOK_RECEIVED, hook_facts
 from durable._surface.current import Access
-from durable.errors import HookNotFoundError, shown_token
+from durable.errors import HookNotFoundError, JournalCorruptError, shown_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,11 @@ async def find_facts(access: Access, row: HookRow) -> tuple[dict[str, Any], int]
     events = await access.reader.history(row.pk, row.run_id, row.seq - 1, 1)
     if not events:  # deleted since
         return None
+    if events[0].kind != EventKind.HOOK_CREATED:
+        raise JournalCorruptError(
+            f"event {row.seq} of run {row.run_id} should have created a hook, and it is "
+            f"{EventKind(events[0].kind).label}: restore the journal from a backup"
+        )
     return hook_facts(access.payloads, events[0]), events[0].at
 
 

@@ -13,6 +13,8 @@ MODULES: dict[str, str] = {
     "T4": "tests.campaign.t4_disk_errors",
     "T7": "tests.campaign.t7_machine",
     "T5": "tests.campaign.t5_simulation",
+    "T10": "tests.campaign.t10_fuzzing",
+    "T13": "tests.campaign.t13_threads",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 

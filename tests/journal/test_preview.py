@@ -305,6 +305,28 @@ def test_what_was_left_out_is_said() -> None:
     assert repr(many[-1]) == "<... 15001 more>"
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [b"j[" + b"[1]," * 200_000 + b"1]", b"\x80\x05(" + b"K\x01" * 200_000 + b"l."],
+    ids=["json", "pickle"],
+)
+def test_a_preview_does_not_look_at_all_of_a_large_payload(payload: bytes) -> None:
+    """Most of it will not be shown; a page of a listing previews many payloads."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        shown = CODEC.preview(payload)
+    finally:
+        sys.setprofile(None)
+    assert calls < 700_000
+    assert len(repr(shown)) < 100_000
+
+
 def test_a_stand_in_tells_its_parts() -> None:
     """So that a program can show them in its own way."""
     shown = CODEC.preview(CODEC.encode(FatalError("no")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,22 @@ async def test_run_that_is_retried_is_not_deleted(
             if await run.exists():
                 assert await run.status() == "running"
                 assert (await run.events())[0].kind == "run_created"
+
+
+async def test_fork_that_fails_when_nobody_waits_any_more_is_reported_by_nobody(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """A client asked for it and went away: what came of it was for that client alone."""
+    reports: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, about: reports.append(about))
+    async with opened(journal_path, virtual_clock) as rt:
+        asking = asyncio.create_task(
+            rt._engine.ask("fork", run_id="nobody", new_id="new", at=9, results=[])
+        )
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        await quiet(rt)
+        gc.collect()
+        assert asking.cancelled()
+        assert reports == []

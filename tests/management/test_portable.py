@@ -60,7 +60,8 @@ def whole_history(end: EventKind) -> list[Event]:
     ]
     if end == K.RUN_CREATED:
         return events
-    return [*events, event(23, end)]
+    is_text = end in {K.RUN_CANCELLED, K.RUN_CONTINUED}
+    return [*events, event(23, end, payload=b"why \xc3\xbc" if is_text else PLAIN)]
 
 
 STREAMS = {
@@ -281,6 +282,16 @@ BAD = [
     (with_run(attributes="[1]"), "attributes"),
     (with_run(attributes='{"a": 1}'), "attributes that are no texts"),
     (with_run(attributes="{"), "not usable"),
+    (with_run(created_at=1 << 62), "created_at = 4611686018427387904, which is no time"),
+    (with_run(completed_at=-(1 << 62)), "completed_at = -4611686018427387904, which is no time"),
+    (with_event(2, at=1 << 62), "event 2 has at = 4611686018427387904, which is no time"),
+    (with_event(12, due=-(1 << 62)), "event 12 has due = -4611686018427387904, which is no time"),
+    (with_event(4, kind="cancel_requested", payload={"base64": "/w=="}), "bytes that are no text"),
+    (with_run(retention_us=-2), "retention_us = -2"),
+    (with_run(retention_us=1 << 62), "retention_us = 4611686018427387904"),
+    (with_run(blocked="["), "not usable"),
+    (with_run(blocked='{"cause": 1}'), "not usable"),
+    (with_run(origin="7"), "not usable"),
     (with_run(colour="red"), "'colour', which this durable does not know"),
     (lambda document: document.update(events=[]), "does not begin with run_created"),
     (dropping(1), "does not begin with run_created"),
