@@ -102,10 +102,8 @@ def test_signal_to_a_forked_child_does_not_end_its_parent(loop: str, program: Pr
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_runtimes_leave_the_signals_as_they_found_them(loop: str, program: Program) -> None:
-    """Once the last one is closed, nothing of theirs is left; Ctrl-C they never touch.
-
-    In a program of its own: a runtime that another test has left open would be the last one.
-    """
+    """Once the last one is closed, nothing of theirs is left; Ctrl-C they never touch."""
+    # In a program of its own: a runtime that another test left open would be the last one.
     with spawn(program, loop, "leave") as process:
         assert process.end() == 0, process.lines
 
