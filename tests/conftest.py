@@ -8,9 +8,11 @@ keeps the interpreter alive and no child process is left behind.
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -59,13 +61,29 @@ def pytest_asyncio_loop_factories(
     return {"asyncio": _LOOPS["asyncio"]}
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Have the programs under test start with Ctrl-C's default effect.
+# --- what the programs under test inherit -------------------------------------------
 
-    A shell starts what it runs in the background with SIGINT ignored, which is inherited.
-    """
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the programs under test start with Ctrl-C's default effect, and quickly."""
+    # A shell starts what it runs in the background with SIGINT ignored, which is inherited.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    runs_tests = not config.getoption("numprocesses", 0)  # or starts those that do
+    if runs_tests and os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        _keep_bytecode_elsewhere(config)
+
+
+def _keep_bytecode_elsewhere(config: pytest.Config) -> None:
+    """Write none beside the sources; yet not every program shall compile `durable` anew."""
+    place = tempfile.TemporaryDirectory(prefix="durable-pycache-", ignore_cleanup_errors=True)
+    config.add_cleanup(place.cleanup)
+    os.environ["PYTHONPYCACHEPREFIX"] = place.name
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have no garbage collection look at the tests themselves: half a million objects."""
+    gc.freeze()
 
 
 # --- fixtures -----------------------------------------------------------------------

@@ -24,10 +24,10 @@ from tests.crash.trials import death_trial, error_trial
 
 pytestmark = pytest.mark.slow
 SEED = 2
-MANY = {"family": 16}  # where bodies wait for writes, too
+MANY = {"family": 8}  # where bodies wait for writes, too
 
 
-def trials(server: ForkServer, scenario: str, place: Path, kind: str, wanted: int = 4) -> int:
+def trials(server: ForkServer, scenario: str, place: Path, kind: str, wanted: int = 3) -> int:
     """Fail at a sample of the operations; return how many failures were met."""
     fault = KINDS[kind].fault
     undisturbed = error_trial(server, scenario, place / "undisturbed", fault(FOREVER))

@@ -174,7 +174,7 @@ def run_script(python: str, script: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("action", ["kill", "kill-half"])
 def test_the_process_dies_at_each_operation(action: str, tmp_path: Path) -> None:
     """SIGKILL at operation 1, 2, ...: every printed insert is there, until nothing kills."""
-    for at in range(1, 100, 2):
+    for at in range(1, 100, 3):
         path = tmp_path / f"{at}.db"
         script = KILLED.format(here=str(HERE), at=at, action=action, path=str(path))
         child = run_script(sys.executable, script)

@@ -18,7 +18,7 @@ from tests.crash.trials import kill_trial
 
 pytestmark = pytest.mark.slow
 SEED = 1
-INTERRUPTS = {"family": 16, "spawner": 12}  # starts that come while stopping
+INTERRUPTS = {"family": 8, "spawner": 6}  # starts that come while stopping
 
 
 counted: dict[str, int] = {}
@@ -39,9 +39,9 @@ def test_nothing_is_lost_or_repeated_after_a_kill(
     """SIGKILL before the n-th write, sync, truncate or delete; then a restart."""
     count = operations(server, scenario, place / "undisturbed")
     killed = 0
-    for at in sample(count, 6, SEED):
+    for at in sample(count, 4, SEED):
         killed += kill_trial(server, scenario, place / str(at), [at])[0]
-    assert killed >= 4  # the count differs a little from run to run
+    assert killed >= 3  # the count differs a little from run to run
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -58,7 +58,7 @@ def test_nothing_is_lost_or_repeated_after_an_interrupt(
 ) -> None:
     """SIGINT at the n-th operation: an orderly stop, which no run takes for a cancellation."""
     count = operations(server, scenario, place / "undisturbed")
-    for at in sample(count, INTERRUPTS.get(scenario, 3), SEED + 3):
+    for at in sample(count, INTERRUPTS.get(scenario, 2), SEED + 3):
         kill_trial(server, scenario, place / str(at), [at], "interrupt")
 
 
@@ -66,6 +66,6 @@ def test_nothing_is_lost_or_repeated_after_an_interrupt(
 def test_recovery_itself_survives_a_kill(scenario: str, server: ForkServer, place: Path) -> None:
     """Kill the first process, then the one that recovers; the third comes through."""
     count = operations(server, scenario, place / "undisturbed")
-    pairs = zip(sample(count, 3, SEED + 2), (3, 9, 30), strict=True)
+    pairs = zip(sample(count, 2, SEED + 2), (5, 25), strict=True)
     for first, second in pairs:
         kill_trial(server, scenario, place / str(first), [first, second])

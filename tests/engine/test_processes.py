@@ -310,13 +310,13 @@ async def test_call_abandoned_at_once_leaves_a_usable_pool(bench: Bench) -> None
 
 
 async def test_pool_leaves_neither_processes_nor_descriptors() -> None:
-    """Ten pools with idle, running and dead workers."""
+    """Five pools with idle, running and dead workers."""
 
     def descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     children, before = own_children(), descriptors()
-    for _ in range(10):
+    for _ in range(5):
         bench = Bench(2)
         with pytest.raises(StepWorkerDiedError):
             await bench.call(os._exit, 1)

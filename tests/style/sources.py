@@ -7,6 +7,7 @@ line ``path:line what is wrong``, so that a failing test reads like a compiler's
 from __future__ import annotations
 
 import ast
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -34,23 +35,33 @@ class Source:
 
     @cached_property
     def tree(self) -> ast.Module:
-        """The syntax tree, each node with its `parent`."""
-        tree = ast.parse(self.text, self.path)
-        for node in ast.walk(tree):
+        """The syntax tree."""
+        gc.disable()  # it would look again and again at many objects that all stay
+        try:
+            return ast.parse(self.text, self.path)
+        finally:
+            gc.enable()
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the tree, from the outside in, each with its `parent`."""
+        nodes: list[ast.AST] = [self.tree]
+        for node in nodes:  # grows meanwhile
             for child in ast.iter_child_nodes(node):
                 child.parent = node  # type: ignore[attr-defined]
-        return tree
+                nodes.append(child)
+        return nodes
 
     @cached_property
     def functions(self) -> list[Function]:
         """Every function and method, nested ones included."""
-        return [node for node in ast.walk(self.tree) if isinstance(node, FUNCTION)]
+        return [node for node in self.nodes if isinstance(node, FUNCTION)]
 
     @cached_property
     def docstring_lines(self) -> frozenset[int]:
         """Numbers of the lines that belong to a docstring."""
         found: set[int] = set()
-        for node in ast.walk(self.tree):
+        for node in self.nodes:
             if isinstance(node, DOCUMENTED) and (text := docstring(node)):
                 found |= set(range(text.lineno, (text.end_lineno or text.lineno) + 1))
         return frozenset(found)
@@ -72,14 +83,22 @@ class Source:
 Rule = Callable[[Source], Iterable[str]]
 
 
-@cache
 def sources(*folders: str) -> tuple[Source, ...]:
     """Return the Python files below `folders`, in a fixed order."""
+    return tuple(source for folder in folders for source in _below(folder))
+
+
+@cache
+def _below(folder: str) -> tuple[Source, ...]:
     return tuple(
         Source(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
-        for folder in folders
         for path in sorted((ROOT / folder).rglob("*.py"))
     )
+
+
+def forget() -> None:
+    """Drop what has been read and parsed."""
+    _below.cache_clear()
 
 
 def check(rule: Rule, *folders: str) -> None:
@@ -114,6 +133,6 @@ def dotted(node: ast.AST) -> str:
 
 def calls(source: Source) -> Iterator[tuple[ast.Call, str]]:
     """Yield every call with the dotted name of what it calls."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.Call):
             yield node, dotted(node.func)

@@ -27,7 +27,7 @@ def test_only_the_clock_module_reads_a_clock() -> None:
     def rule(source: Source) -> Iterator[str]:
         if source.path == CLOCK:
             return
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Attribute) and CLOCK_CALLS.fullmatch(dotted(node)):
                 yield source.at(node, f"{dotted(node)}: take the time from the Clock")
             if isinstance(node, ast.ImportFrom) and node.module == "time":
@@ -111,7 +111,7 @@ def test_no_test_replaces_parts_of_the_library() -> None:
 
     def rule(source: Source) -> Iterator[str]:
         ours = _names_of_ours(source)
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, (ast.Import, ast.ImportFrom)) and _is_mock(node):
                 yield source.at(node, "unittest.mock: write a fake for the seam")
             if isinstance(node, ast.Call) and _is_patch(node, ours):
@@ -124,7 +124,7 @@ def test_no_test_replaces_parts_of_the_library() -> None:
 
 def _names_of_ours(source: Source) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "durable":
             found |= {alias.asname or alias.name for alias in node.names}
         if isinstance(node, ast.Import):

@@ -172,7 +172,7 @@ def test_tests_are_plain_functions() -> None:
     """No class wraps tests; state comes from fixtures."""
 
     def rule(source: Source) -> Iterator[str]:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
                 yield source.at(node, f"class {node.name}")
 
@@ -217,7 +217,7 @@ def test_files_name_no_place_of_the_machine_they_were_written_on() -> None:
 
 def _names(source: Source) -> Iterator[tuple[ast.AST, str]]:
     yield source.tree, source.path.rsplit("/", 1)[1].removesuffix(".py")
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node, node.name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.surface.programs import Process, Program, spawn
 
-EXIT_SECONDS_MAX = 2.0
+EXIT_SECONDS_MAX = 4.0
 
 pytestmark = pytest.mark.slow
 
@@ -124,6 +125,9 @@ ENDINGS = {
 }
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     return Program(tmp_path, PROGRAM)
@@ -134,7 +138,7 @@ def assert_nothing_was_undone(process: Process, mode: str) -> None:
     assert f"finally in {mode}" not in process.lines, process.lines
 
 
-def assert_all_runs_go_on(program: Program, mode: str = "finish") -> None:
+def assert_all_runs_go_on(program: Program, mode: str) -> None:
     """Every run that was acknowledged completes in a later process."""
     with spawn(program, mode) as process:
         assert process.end() == 0, process.lines
@@ -142,43 +146,28 @@ def assert_all_runs_go_on(program: Program, mode: str = "finish") -> None:
         assert results == ["one", "two", "three"], process.lines
 
 
-@pytest.mark.parametrize("mode", ENDINGS)
-def test_a_program_that_ends_without_closing_exits_at_once(program: Program, mode: str) -> None:
-    """However it ends, with attempts running on the loop and in threads, nothing is lost."""
-    with spawn(program, mode) as process:
-        process.until("ending")
-        assert process.ends_within(EXIT_SECONDS_MAX) == ENDINGS[mode], process.lines
-        assert_nothing_was_undone(process, mode)
-    assert_all_runs_go_on(program)
+@pytest.mark.timeout(180)
+def test_programs_that_end_without_closing_exit_at_once(program: Program) -> None:
+    """However they end, one after the other, in the middle of the same steps; nothing is lost."""
+    for mode, code in ENDINGS.items():
+        with spawn(program, mode) as process:
+            process.until("ending")
+            assert process.ends_within(EXIT_SECONDS_MAX) == code, (mode, process.lines)
+            assert_nothing_was_undone(process, mode)
+    assert_all_runs_go_on(program, "finish")
 
 
-@pytest.mark.parametrize("mode", ["waits", "waits-uvloop", "waits-default"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_program_at_once(program: Program, mode: str, number: int) -> None:
-    """Ctrl-C and SIGTERM while results are awaited: no body is cancelled, all runs go on."""
-    with spawn(program, mode, "wait") as process:
-        process.until("ready")
-        process.signal(number)
-        assert process.ends_within(EXIT_SECONDS_MAX) != 0
-        assert_nothing_was_undone(process, mode)
-    assert_all_runs_go_on(program, "finish-uvloop")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_steps_are_not_blamed_for_endings_on_request(program: Program, number: int) -> None:
-    """Four stops in the middle of the same steps, as a container makes them; then all complete."""
-    for _ in range(4):
-        with spawn(program, "waits", "wait") as process:
+@pytest.mark.timeout(180)
+def test_signals_end_programs_at_once_and_no_step_is_blamed(program: Program) -> None:
+    """Six stops in the middle of the same steps, as a container makes them; then all complete."""
+    for mode, number in itertools.product(["waits", "waits-uvloop", "waits-default"], SIGNALS):
+        with spawn(program, mode, "wait") as process:
             process.until("ready")
             process.signal(number)
-            process.ends_within(EXIT_SECONDS_MAX)
-            assert_nothing_was_undone(process, "waits")
-    assert_all_runs_go_on(program)
-
-
-def test_sigterm_keeps_its_exit_status(program: Program) -> None:
-    """Whoever supervises the program sees it end by the signal, as without a runtime."""
-    with spawn(program, "waits", "wait") as process:
-        process.until("ready")
-        process.signal(signal.SIGTERM)
-        assert process.ends_within(EXIT_SECONDS_MAX) == -signal.SIGTERM
+            code = process.ends_within(EXIT_SECONDS_MAX)
+            assert code != 0, (mode, number)
+            assert_nothing_was_undone(process, mode)
+            if number == signal.SIGTERM and mode == "waits":
+                # Whoever supervises it sees it end by the signal, as without a runtime.
+                assert code == -signal.SIGTERM
+    assert_all_runs_go_on(program, "finish-uvloop")

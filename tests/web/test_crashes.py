@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-import pytest
 
 from durable import Runtime, get_run
 from tests.surface.programs import WAIT, Process, Program, spawn
 
 MAIN = "from durable._surface.cli import main; raise SystemExit(main())"
 SENDERS = 4
+ROUNDS = 4
 
 
 @contextmanager
@@ -53,15 +53,12 @@ async def recorded(folder: Path, run_id: str) -> list[str]:
     return [value["id"] for value in values if isinstance(value, dict)]
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(8, marks=pytest.mark.slow)])
-async def test_what_was_answered_with_202_is_recorded_once(
-    tmp_path: Path, rounds: int, seed: int
-) -> None:
+async def test_what_was_answered_with_202_is_recorded_once(tmp_path: Path, seed: int) -> None:
     """After any number of kills -9, and though every delivery is sent again after each."""
     draw = random.Random(seed)
     acknowledged: set[str] = set()
     run_id = path = ""
-    for number in range(rounds):
+    for number in range(ROUNDS):
         with served(tmp_path) as (process, client):
             if not run_id:
                 run_id = client.post("/start/collect").text
