@@ -85,7 +85,7 @@ class Host(Protocol):
     def interrupted(self, run: HotRun) -> None:
         """Take note that Ctrl-C hit the run's code: its body is lost, its history is not."""
 
-    def expiry(self, run: HotRun, now_us: int) -> int | None:
+    def kept_until(self, row: RunRow, now_us: int) -> int | None:
         """Return when a run that ends now may be deleted."""
 
 
@@ -276,7 +276,9 @@ class Activation:
         if body.outcome is not None:
             status = _STATUS[body.outcome.kind]
             at = body.outcome.at
-            return RunState(status, started, at, None, self._host.expiry(run, at), None, run.row.pk)
+            return RunState(
+                status, started, at, None, self._host.kept_until(run.row, at), None, run.row.pk
+            )
         wake_at = self.next_wake(run, body)
         if old.wake_at == wake_at and old.status == RUNNING:
             return old

@@ -90,7 +90,10 @@ class Engine:
         self._spawned: set[asyncio.Task[Any]] = set()
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
-        self._streams = Streams(journal, payloads, clock, loop, self._find, self._chunk_refused)
+        self._streams = Streams(
+            journal, payloads, clock, loop, lambda run_id: self.scheduler.get(run_id),
+            self._chunk_refused,
+        )  # fmt: skip
         self._timers = Timers(clock, loop)
         self._executor = Executor(
             self, payloads, clock, loop,
@@ -139,7 +142,7 @@ class Engine:
         )  # fmt: skip
         answers = Answers()
         shelf = Shelf(
-            self.journal, clock, self.scheduler.get, self._kept_until, self._sweeper.start,
+            self.journal, clock, self.scheduler.get, self.kept_until, self._sweeper.start,
             one_at_a_time=self._parked,
         )  # fmt: skip
         cancellations = Cancellations(self._commands, self._loader, self.cancel)
@@ -347,11 +350,8 @@ class Engine:
         if row is not None and row.status not in (BLOCKED, *FINISHED):
             await self._loader.fetch(row, resumed=resumed)
 
-    def expiry(self, run: HotRun, now_us: int) -> int | None:
+    def kept_until(self, row: RunRow, now_us: int) -> int | None:
         """Return when a run that ends now may be deleted."""
-        return self._kept_until(run.row, now_us)
-
-    def _kept_until(self, row: RunRow, now_us: int) -> int | None:
         kept = self._options.retention_us if row.retention_us is None else row.retention_us
         return None if kept == KEEP_FOR_EVER else now_us + kept
 
@@ -394,9 +394,6 @@ class Engine:
             self.journal.submit(write)
         except RuntimeClosedError as error:  # the run goes on where the journal is opened next
             done(error)
-
-    def _find(self, run_id: str) -> HotRun | None:
-        return self.scheduler.get(run_id)
 
     def _chunk_refused(self, run_id: str, error: BaseException) -> None:
         run = self.scheduler.get(run_id)
