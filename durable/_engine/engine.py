@@ -91,7 +91,8 @@ class Engine:
         self._parked = asyncio.Lock()  # one command at a time for runs that are blocked
         self._closed = False
         self._streams = Streams(
-            journal, payloads, clock, loop, lambda run_id: self.scheduler.get(run_id),
+            journal, payloads, clock, loop,
+            lambda run_id: self.scheduler.get(run_id),  # noqa: PLW0108 - it is made later
             self._chunk_refused,
         )  # fmt: skip
         self._timers = Timers(clock, loop)

@@ -78,7 +78,7 @@ def _known() -> str:
 def _list(programmes: list[Programme]) -> None:
     for programme in programmes:
         whole = programme.whole()
-        print(f"{programme.key:5}{programme.title}", *[f"({whole:,} seeds)"] * bool(whole))
+        print(f"{programme.key:5}{programme.title}", *([f"({whole:,} seeds)"] if whole else []))
         if lacks := programme.lacking():
             print(f"     cannot run here: {lacks}")
 
