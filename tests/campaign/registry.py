@@ -11,8 +11,8 @@ MODULES: dict[str, str] = {
     "T2": "tests.campaign.t2_kills",
     "T3": "tests.campaign.t3_power_cuts",
     "T4": "tests.campaign.t4_disk_errors",
-    "T7": "tests.campaign.t7_machine",
     "T5": "tests.campaign.t5_simulation",
+    "T7": "tests.campaign.t7_machine",
     "T10": "tests.campaign.t10_fuzzing",
     "T13": "tests.campaign.t13_threads",
 }

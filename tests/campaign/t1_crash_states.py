@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.campaign.programme import Counts, Programme, Trial
+from tests.campaign.sometimes import reached_by
 from tests.crash.forkserver import ForkServer
 from tests.crash.plan import OPERATIONS, Place, Sweep
 from tests.crash.powercuts import PowerCuts
@@ -41,7 +42,8 @@ def cut(server: ForkServer, chosen: Place, place: Path, seed: int) -> Counts:
         at = int(SYNCS ** draw.random())  # rather early: the second process may have little to do
         times = draw.randint(1, MOST_FAILED_SYNCS)
         cuts.after_failed_syncs(stop, at, times, parts)
-    return Counter(states=cuts.judged, recoveries=cuts.resumed)
+    counts = Counter(states=cuts.judged, recoveries=cuts.resumed)
+    return counts + reached_by("T1", cuts.seen)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """T2: SIGKILL at every operation of every scenario, and again while it recovers.
 
-Also after half of a write, and SIGINT instead, which is an orderly stop. Where the recovery
-is killed, too, the first kill sweeps through everything, the second is drawn by the seed.
+Also after half of a write, and at every fact: just when the program has been told something,
+or a step has begun or ended; and SIGINT instead, which is an orderly stop. Where recoveries
+are killed, too, the first kill sweeps through everything, the others are drawn by the seed.
+After three deaths steps may be set aside; then their runs are resumed.
 """
 
 from __future__ import annotations
@@ -10,42 +12,80 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.campaign.programme import Counts, Programme, Trial
+from tests.campaign.sometimes import reached_by
+from tests.crash.faultfs import Action
 from tests.crash.forkserver import ForkServer
 from tests.crash.plan import OPERATIONS, Place, Sweep, strides
-from tests.crash.trials import kill_trial
+from tests.crash.trials import FaultFields, death_trial
 
-KINDS = ("kill", "kill-half", "kill-twice", "interrupt")
 RECOVERY = 60  # operations within which a recovery has begun to work
+SOON = 4  # facts after which attempts that were cut off have begun again
 
-SWEEP = Sweep(KINDS, lambda _kind, scenario: strides(scenario, OPERATIONS[scenario].changes))
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to die.
+
+    Attributes:
+        at_facts: dies at facts instead of operations.
+        deaths: how many processes die, one after the other.
+    """
+
+    action: Action = "kill"
+    at_facts: bool = False
+    deaths: int = 1
+
+    def size(self, scenario: str) -> int:
+        """Return at how many places it is tried."""
+        sizes = OPERATIONS[scenario]
+        return sizes.facts if self.at_facts else strides(scenario, sizes.changes)
+
+    def faults(self, chosen: Place, seed: int) -> list[FaultFields]:
+        """Return what each process dies of."""
+        draw, places = random.Random(seed), [chosen.at]
+        changes = OPERATIONS[chosen.scenario].changes
+        if self.at_facts:
+            places = [1 + chosen.number]
+        while len(places) < self.deaths:
+            last = SOON if self.at_facts else draw.choice([RECOVERY, changes])
+            places.append(draw.randint(1, last))
+        only = {"only": ["mark"]} if self.at_facts else {}
+        return [{"at": at, "action": self.action, **only} for at in places]
 
 
-def kills(place: Place, seed: int) -> list[int]:
-    """Return at which operation each process is killed."""
-    if place.kind != "kill-twice":
-        return [place.at]
-    draw = random.Random(seed)
-    last = draw.choice([RECOVERY, OPERATIONS[place.scenario].changes])
-    return [place.at, draw.randint(1, last)]
+KINDS = {
+    "kill": Kind(),
+    "kill after half a write": Kind("kill-half"),
+    "kill at a fact": Kind(at_facts=True),
+    "interrupt": Kind("interrupt"),
+    "interrupt at a fact": Kind("interrupt", at_facts=True),
+    "kill twice": Kind(deaths=2),
+    "kill twice at facts": Kind(at_facts=True, deaths=2),
+    "kill four times": Kind(deaths=4),
+    "kill four times at facts": Kind(at_facts=True, deaths=4),
+}
+SWEEP = Sweep(KINDS, lambda kind, scenario: KINDS[kind].size(scenario))
+
+
+def kill(server: ForkServer, chosen: Place, place: Path, seed: int) -> Counts:
+    """Do the trial that `chosen` stands for."""
+    kind = KINDS[chosen.kind]
+    ended = death_trial(server, chosen.scenario, place, kind.faults(chosen, seed))
+    what = "interrupts" if kind.action == "interrupt" else "kills"
+    times = {1: "killed once", 2: "killed twice", 4: "killed four times"}
+    marks = [*ended.seen, *([times[ended.deaths]] if ended.deaths in times else [])]
+    return Counter({what: ended.deaths}) + reached_by("T2", marks)
 
 
 @contextmanager
 def open_trials() -> Iterator[Trial]:
     """Share a fork server."""
     with ForkServer() as server:
-
-        def trial(seed: int, place: Path) -> Counts:
-            chosen = SWEEP.place(seed)
-            action = "kill" if chosen.kind == "kill-twice" else chosen.kind
-            killed, _ = kill_trial(
-                server, chosen.scenario, place / "journal", kills(chosen, seed), action
-            )
-            return Counter({"interrupts" if action == "interrupt" else "kills": killed})
-
-        yield trial
+        yield lambda seed, place: kill(server, SWEEP.place(seed), place / "journal", seed)
 
 
 PROGRAMME = Programme(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.campaign.programme import Counts, Programme, Trial
+from tests.campaign.sometimes import reached_by
 from tests.crash.forkserver import ForkServer
 from tests.crash.plan import OPERATIONS, Sweep, strides
 from tests.crash.smalldisk import SmallDisk, lacking
@@ -41,8 +42,9 @@ def open_trials() -> Iterator[Trial]:
             if chosen.kind == "cut twice":
                 at.append(draw.randint(1, draw.choice([60, OPERATIONS[chosen.scenario].changes])))
             faults: list[FaultFields] = [{"at": n, "action": "cut"} for n in at]
-            cuts, _ = death_trial(server, chosen.scenario, place / "trial", faults, disk=disk)
-            return Counter(cuts=cuts)
+            ended = death_trial(server, chosen.scenario, place / "trial", faults, disk=disk)
+            twice = ["cut while an earlier cut is recovered"] * (ended.deaths > 1)
+            return Counter(cuts=ended.deaths) + reached_by("T3", [*ended.seen, *twice])
 
         yield trial
 

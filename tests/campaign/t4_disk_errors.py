@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from tests.campaign.programme import Counts, Programme, Trial
+from tests.campaign.sometimes import reached_by
 from tests.crash.faultfs import Action
 from tests.crash.forkserver import ForkServer
 from tests.crash.plan import OPERATIONS, Place, Sweep, strides
@@ -78,10 +79,12 @@ def disk_error(server: ForkServer, chosen: Place, place: Path, seed: int) -> Cou
     fault = kind.fault(1 + (chosen.at - 1) * kind.every)
     if kind.kills:
         fault |= {"kill_then": True, "times": random.Random(seed).randint(1, kind.times)}
-        killed, _ = death_trial(server, chosen.scenario, place, [fault])
-        return Counter(faults=killed, kills=killed)
-    outcome = error_trial(server, chosen.scenario, place, fault)
-    return Counter(faults=int(outcome.fired > 0))
+        ended = death_trial(server, chosen.scenario, place, [fault])
+        counts = Counter(faults=ended.deaths, kills=ended.deaths)
+    else:
+        ended = error_trial(server, chosen.scenario, place, fault)
+        counts = Counter(faults=int(ended.fired > 0))
+    return counts + reached_by("T4", ended.seen)
 
 
 @contextmanager

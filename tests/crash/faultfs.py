@@ -70,7 +70,7 @@ class Fault:
             full disk).
         times: how many operations fail before the disk works again; default one.
         only: kinds of operation that are counted and can fail; default: those that change
-            files. There are also ``read`` and ``lock``.
+            files. There are also ``read``, ``lock`` and ``mark``.
         keep: share of a failing write or read that is done all the same.
         kill_then: SIGKILL at the last of the operations that fail.
     """
@@ -166,6 +166,7 @@ class FaultFS:
         self.name = name
         self.count = 0  # operations since the last arm()
         self.fired = 0  # how often the armed fault has happened
+        self.met: list[str] = []  # to what it has happened, such as "sync of app.db-wal"
         self.ops: list[Op] | None = None  # filled while recording
         self._fault: Fault | None = None
         self._lock = threading.Lock()
@@ -191,7 +192,11 @@ class FaultFS:
         return self.ops
 
     def mark(self, label: str) -> None:
-        """Put `label` into the recording: what it stands for was acknowledged by now."""
+        """Put `label` into the recording: what it stands for was acknowledged by now.
+
+        It is an operation, too, at which a process can be killed.
+        """
+        self._meet("mark", 0)
         self.note(Op("mark", label))
 
     def note(self, op: Op) -> None:
@@ -201,7 +206,7 @@ class FaultFS:
 
     # --- decisions ---
 
-    def _next(self, kind: str, grows: Callable[[], bool]) -> Fault | None:
+    def _next(self, kind: str, file: int, grows: Callable[[], bool]) -> Fault | None:
         """Number one operation; return the fault that it meets, if any."""
         with self._lock:
             fault = self._fault
@@ -213,13 +218,16 @@ class FaultFS:
             if fault.action == "full" and not grows():
                 return None
             self.fired += 1
+            self.met.append(f"{kind} of {os.path.basename(self._files.get(file, ''))}")
             if fault.kill_then and self.fired == fault.times:
                 _die()
             return fault
 
-    def _meet(self, kind: str, grows: Callable[[], bool] = lambda: False) -> tuple[int, float]:
+    def _meet(
+        self, kind: str, file: int, grows: Callable[[], bool] = lambda: False
+    ) -> tuple[int, float]:
         """Return (SQLite result code, share to write) for one operation, or die."""
-        fault = self._next(kind, grows)
+        fault = self._next(kind, file, grows)
         if fault is None:
             return OK, 1.0
         if fault.action == "kill-half" and kind == "write":
@@ -237,12 +245,12 @@ class FaultFS:
     # --- the operations, called by SQLite ---
 
     def _read(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
-        code, share = self._meet("read")
+        code, share = self._meet("read", file)
         result: int = raw.read(file, data, int(size * share), offset) if share else OK
         return code or result
 
     def _write(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
-        code, share = self._meet("write", lambda: offset + size > raw.size(file))
+        code, share = self._meet("write", file, lambda: offset + size > raw.size(file))
         kept = int(size * share)
         if kept:
             result: int = raw.write(file, data, kept, offset)
@@ -254,7 +262,7 @@ class FaultFS:
         return code
 
     def _sync(self, raw: _Raw, file: int, flags: int) -> int:
-        code, _ = self._meet("sync")
+        code, _ = self._meet("sync", file)
         if code != OK:
             self.note(Op("sync failed", self._files[file]))
             return code
@@ -264,7 +272,7 @@ class FaultFS:
         return result
 
     def _truncate(self, raw: _Raw, file: int, size: int) -> int:
-        code, _ = self._meet("truncate")
+        code, _ = self._meet("truncate", file)
         if code != OK:
             return code
         result: int = raw.truncate(file, size)
@@ -273,17 +281,17 @@ class FaultFS:
         return result
 
     def _lock_file(self, raw: _Raw, file: int, level: int) -> int:
-        code, _ = self._meet("lock")
+        code, _ = self._meet("lock", file)
         result: int = code or raw.lock(file, level)
         return result
 
     def _lock_shm(self, raw: _Raw, file: int, offset: int, count: int, flags: int) -> int:
-        code, _ = self._meet("lock") if flags & SHM_LOCK else (OK, 1.0)
+        code, _ = self._meet("lock", file) if flags & SHM_LOCK else (OK, 1.0)
         result: int = code or raw.lock_shm(file, offset, count, flags)
         return result
 
     def _delete(self, _vfs: int, name: int, sync_directory: int) -> int:
-        code, _ = self._meet("delete")
+        code, _ = self._meet("delete", 0)
         if code != OK:
             return code
         result: int = self._raw_delete(self._original, name, sync_directory)

@@ -29,6 +29,7 @@ from tests.crash.faultfs import Op
 ROOT = Path(__file__).resolve().parents[2]
 HANG_SECONDS = 30
 INTERRUPTED = 130
+DEATHS_OF_A_KILLER = 3  # after so many a step is set aside, and somebody has to resume its run
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,14 @@ class Outcome:
         operations: operations since the fault was armed (0 when killed).
         fired: how often the fault happened (0 when killed).
         errors: what it wrote to stderr.
+        met: what was hit by the fault, such as "sync of app.db-wal" (empty when killed).
     """
 
     code: int
     operations: int
     fired: int
     errors: str
+    met: list[str] = field(default_factory=list)
 
 
 class ForkServer:
@@ -108,7 +111,7 @@ class ForkServer:
 
 def serve() -> None:
     """Answer requests until stdin ends."""
-    from tests.crash import faultfs, scenarios  # noqa: F401 - imported before the first fork
+    from tests.crash import faultfs, player  # noqa: F401 - imported before the first fork
 
     faultfs.install(default=True)
     for line in sys.stdin:
@@ -146,7 +149,7 @@ def _live(request: Request, report: Path, errors: Path) -> None:
 
 
 def _play(request: Request, report: Path) -> None:
-    from tests.crash import faultfs, scenarios
+    from tests.crash import faultfs, player
     from tests.crash.states import dump
 
     disk = faultfs.install()
@@ -158,8 +161,11 @@ def _play(request: Request, report: Path) -> None:
     place = request.place
     ledger = place / f"ledger.{request.phase}"
     journal = str(Path(request.journal or place) / "app.db")
-    asyncio.run(scenarios.play(request.scenario, journal, ledger, request.known, marks=disk.mark))
-    report.write_text(json.dumps({"operations": disk.count, "fired": disk.fired}))
+    mend = request.phase > DEATHS_OF_A_KILLER
+    asyncio.run(
+        player.play(request.scenario, journal, ledger, request.known, marks=disk.mark, mend=mend)
+    )
+    report.write_text(json.dumps({"operations": disk.count, "fired": disk.fired, "met": disk.met}))
     if ops is not None:
         dump(ops, place / f"ops.{request.phase}")
 

@@ -6,7 +6,8 @@ with the journal: the journal may know more, never less.
 
 Facts: ``acked run`` (start returned), ``cancelled run`` (cancel returned), ``posted run
 key`` (a payload was acknowledged), ``tagged run key value`` (a step has set an attribute),
-``result run status value`` (result returned), ``refused what error``, and for steps
+``result run status value`` (result returned), ``refused what error``, ``unparked run`` (it
+was found parked, and resumed), and for steps
 ``begin`` / ``end`` / ``fail`` with run, step, attempt and idempotency key.
 """
 

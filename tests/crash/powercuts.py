@@ -89,6 +89,17 @@ def stopped(server: ForkServer, scenario: str, place: Path, at: int) -> states.S
     return states.State(0, f"stopped at {at}", content, marks)
 
 
+def _marks(state: states.State, recording: Recording) -> set[str]:
+    found = {f"cut: {state.variant}"}
+    if {"app.db", "app.db-wal"} <= {*state.files} and "app.db" in state.pending:
+        found.add("cut while the -wal moves into the database")
+    if state.doubtful:
+        found.add("cut where the sync of a COMMIT had failed")
+    if recording.start is not None and recording.start.moment:
+        found.add("cut while an earlier cut is recovered")
+    return found
+
+
 class PowerCuts:
     """Trials of the states that power cuts may leave.
 
@@ -99,12 +110,14 @@ class PowerCuts:
     Attributes:
         judged: how many states were judged.
         resumed: how many of them were played to the end.
+        seen: marks of what was really reached; see `traces`.
     """
 
     def __init__(
         self, server: ForkServer, scenario: str, place: Path, *, seed: int, resume_share: float
     ) -> None:
         self.judged = self.resumed = 0
+        self.seen: set[str] = set()
         self._server = server
         self._scenario = scenario
         self._place = place
@@ -150,6 +163,7 @@ class PowerCuts:
             start=recording.start, after_failure=after_failure,
         ):  # fmt: skip
             self.judged += 1
+            self.seen |= _marks(state, recording)
             with trial(self._place / "state", self._name(state)):
                 recording.judge(state, self._place / "state")
             if self._draw.random() < self._share:

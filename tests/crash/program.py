@@ -17,6 +17,7 @@ from durable import Backoff, Run, Runtime, Step, get_step_metadata, step
 from durable.errors import (
     HookNotFoundError,
     JournalError,
+    WorkflowRunBlockedError,
     WorkflowRunCancelledError,
     WorkflowRunFailedError,
 )
@@ -26,12 +27,17 @@ T = TypeVar("T")
 FAST = Backoff(initial=0.001, factor=1.0, max=0.001, jitter=0.0)
 
 ledger = Ledger([])
+parked_go_on = False
 
 
-def use_ledger(chosen: Ledger) -> None:
-    """Note all facts of this process in `chosen` from now on."""
-    global ledger
-    ledger = chosen
+def use_ledger(chosen: Ledger, *, mend: bool = False) -> None:
+    """Note all facts of this process in `chosen` from now on.
+
+    Args:
+        mend: somebody resumes what is parked; `insist` waits for that.
+    """
+    global ledger, parked_go_on
+    ledger, parked_go_on = chosen, mend
 
 
 def note(what: str, *values: object) -> None:
@@ -157,3 +163,7 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.002)  # sleeps: an application that tries again
+        except WorkflowRunBlockedError:
+            if not parked_go_on or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.005)  # sleeps: an application that tries again

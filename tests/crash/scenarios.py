@@ -4,7 +4,7 @@ A scenario starts runs under fixed ids and waits for their results; played again
 same journal it goes on where the last process died. Every step and every acknowledgement
 is noted in the ledger. Play one by hand:
 
-    python -m tests.crash.scenarios sequential /tmp/somewhere
+    python -m tests.crash.player sequential /tmp/somewhere
 
 Steps have one name per call, so that journal and ledger can be compared by name. Waits
 are a few milliseconds or end early by `wake_up`.
@@ -13,13 +13,10 @@ are a few milliseconds or end early by `wake_up`.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from durable import (
-    Runtime,
     create_hook,
     receive,
     resume_hook,
@@ -30,7 +27,6 @@ from durable import (
     workflow,
 )
 from tests.crash import lifecycle
-from tests.crash.ledger import Ledger, Marks
 from tests.crash.program import (
     BrokenError,
     Program,
@@ -40,7 +36,6 @@ from tests.crash.program import (
     make_bulky,
     make_sync,
     note,
-    use_ledger,
 )
 from tests.crash.streaming import main_streaming
 from tests.crash.tagging import main_tagging
@@ -450,29 +445,3 @@ SCENARIOS = {
         batch={"crash.edited": 3},
     ),
 }
-
-
-# --- playing ----------------------------------------------------------------------------
-
-
-async def play(
-    name: str, journal: str, ledger_path: Path, known: list[str], marks: Marks = str
-) -> None:
-    """Play scenario `name` on `journal` to its end, and see the `known` runs finished."""
-    use_ledger(Ledger.write_to(ledger_path, marks))
-    scenario = SCENARIOS[name]
-    async with asyncio.timeout(20):
-        runtime = await insist(lambda: Runtime(journal).__aenter__())
-        try:
-            await scenario.main(Program(runtime, known))
-            for run_id in known:
-                await Program(runtime, known).finish(runtime.get_run(run_id))
-        finally:
-            await runtime.__aexit__(None, None, None)
-
-
-if __name__ == "__main__":
-    place = Path(sys.argv[2])
-    place.mkdir(parents=True, exist_ok=True)
-    asyncio.run(play(sys.argv[1], str(place / "app.db"), place / "ledger", sys.argv[3:]))
-    print((place / "ledger").read_text(), end="")

@@ -36,12 +36,16 @@ class State:
         variant: which rule made it, for messages.
         files: content by file name; a missing name = no such file.
         marks: labels acknowledged before the cut.
+        pending: names of the files with unsynced writes.
+        doubtful: whether writes of a failed sync may be missing.
     """
 
     moment: int
     variant: str
     files: dict[str, bytes]
     marks: frozenset[str]
+    pending: frozenset[str] = frozenset()
+    doubtful: bool = False
 
     def restore(self, directory: Path) -> None:
         """Write the files of this state into `directory`."""
@@ -229,7 +233,10 @@ def crash_states(
                 key += len(marks).to_bytes(4, "big")
                 if key not in seen:
                     seen.add(key)
-                    yield State(moment, variant, files, frozenset(marks))
+                    yield State(
+                        moment, variant, files, frozenset(marks),
+                        frozenset(disk.pending), bool(disk.doubtful),
+                    )  # fmt: skip
             if not disk.pending and not disk.doubtful:
                 break
         disk.issue(op)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign.t2_kills import KINDS
 from tests.crash.faultfs import FOREVER
 from tests.crash.forkserver import ForkServer
-from tests.crash.plan import OPERATIONS, sample
+from tests.crash.plan import OPERATIONS, Place, sample
 from tests.crash.scenarios import SCENARIOS
-from tests.crash.trials import kill_trial
+from tests.crash.trials import death_trial, kill_trial
 
 pytestmark = pytest.mark.slow
 SEED = 1
@@ -27,7 +28,8 @@ counted: dict[str, int] = {}
 def operations(server: ForkServer, scenario: str, place: Path) -> int:
     """Count the operations of a scenario that nobody disturbs."""
     if scenario not in counted:
-        _killed, counted[scenario] = kill_trial(server, scenario, place, [FOREVER])
+        ended = kill_trial(server, scenario, place, [FOREVER])
+        counted[scenario] = ended.operations
         assert counted[scenario] <= OPERATIONS[scenario].changes, "the sweep ends too early"
     return counted[scenario]
 
@@ -40,7 +42,7 @@ def test_nothing_is_lost_or_repeated_after_a_kill(
     count = operations(server, scenario, place / "undisturbed")
     killed = 0
     for at in sample(count, 4, SEED):
-        killed += kill_trial(server, scenario, place / str(at), [at])[0]
+        killed += kill_trial(server, scenario, place / str(at), [at]).deaths
     assert killed >= 3  # the count differs a little from run to run
 
 
@@ -69,3 +71,15 @@ def test_recovery_itself_survives_a_kill(scenario: str, server: ForkServer, plac
     pairs = zip(sample(count, 2, SEED + 2), (5, 25), strict=True)
     for first, second in pairs:
         kill_trial(server, scenario, place / str(first), [first, second])
+
+
+def test_a_step_that_is_taken_for_a_killer_is_set_aside_and_goes_on_when_asked(
+    server: ForkServer, place: Path
+) -> None:
+    """Four deaths at its beginning; nothing is lost, and its run is resumed by hand."""
+    seen: set[str] = set()
+    for seed in (1241, 2228):
+        chosen = Place("kill four times at facts", "sequential", 6, 0)
+        faults = KINDS[chosen.kind].faults(chosen, seed)
+        seen |= death_trial(server, chosen.scenario, place / str(seed), faults).seen
+    assert "a step was set aside after three deaths, and its run resumed" in seen

@@ -12,6 +12,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,27 @@ from tests.crash.oracle import Journal, PromiseBrokenError
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.smalldisk import SmallDisk
 from tests.crash.streaming import check_chunks
+from tests.crash.traces import traces
 
 FaultFields = dict[str, Any]  # of a `faultfs.Fault`
 GOOD_DISK: FaultFields = {"at": FOREVER, "action": "kill"}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a trial did.
+
+    Attributes:
+        deaths: how many processes died.
+        operations: how many operations the last one made.
+        fired: how often its fault happened.
+        seen: marks of what was really reached; see `traces`.
+    """
+
+    deaths: int
+    operations: int
+    fired: int
+    seen: frozenset[str]
 
 
 def fast_place() -> Path | None:
@@ -82,7 +101,7 @@ def _judge_end(
 
 def kill_trial(
     server: ForkServer, scenario: str, place: Path, kills: list[int], action: str = "kill"
-) -> tuple[int, int]:
+) -> Ended:
     """Kill one process after the other, each at its operation; then let one come to its end.
 
     With the action ``interrupt`` they are stopped in an orderly way instead. See `death_trial`.
@@ -98,11 +117,10 @@ def death_trial(
     faults: list[FaultFields],
     *,
     disk: SmallDisk | None = None,
-) -> tuple[int, int]:
+) -> Ended:
     """Let one process after the other die of its fault; then let one come to its end.
 
-    A process that ends before its operation ends the trial. Returns how many processes
-    died, and how many operations the last one made.
+    A process that ends before its operation ends the trial.
 
     Args:
         disk: where the journal lies, if its power is cut by the faults.
@@ -127,7 +145,8 @@ def death_trial(
         final = Journal.read(lies)
         _judge_end(scenario, final, place, killed + 1, exactly=not killed)
         oracle.check_is_continued(before, final)
-        return killed, outcome.operations
+        seen = traces(place, killed + 1, final, outcome)
+        return Ended(killed, outcome.operations, outcome.fired, seen)
 
 
 @contextmanager
@@ -152,7 +171,7 @@ def _after_kill(before: Journal, after: Journal, ledger: Ledger) -> Journal:
     return after
 
 
-def error_trial(server: ForkServer, scenario: str, place: Path, fault: FaultFields) -> Outcome:
+def error_trial(server: ForkServer, scenario: str, place: Path, fault: FaultFields) -> Ended:
     """Let the disk fail as `fault` says; the same process must come through."""
     with trial(place, f"{scenario} with {fault}"):
         outcome = server.play(Request(scenario, str(place), 1, fault))
@@ -160,4 +179,4 @@ def error_trial(server: ForkServer, scenario: str, place: Path, fault: FaultFiel
         journal = judge_end(scenario, place, 1, exactly=True)
         ledger = Ledger.read(place / "ledger.1")
         oracle.check_only_planned_failures(journal, ledger, SCENARIOS[scenario].failing)
-        return outcome
+        return Ended(0, outcome.operations, outcome.fired, traces(place, 1, journal, outcome))
