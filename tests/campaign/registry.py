@@ -12,6 +12,7 @@ MODULES: dict[str, str] = {
     "T3": "tests.campaign.t3_power_cuts",
     "T4": "tests.campaign.t4_disk_errors",
     "T5": "tests.campaign.t5_simulation",
+    "T6": "tests.campaign.t6_protocol",
     "T7": "tests.campaign.t7_machine",
     "T10": "tests.campaign.t10_fuzzing",
     "T13": "tests.campaign.t13_threads",
