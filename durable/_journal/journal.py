@@ -26,6 +26,8 @@ from durable._journal.reader import Reader
 from durable._journal.records import Write
 from durable._journal.retention import delete_expired, delete_run, empty_trash
 from durable._journal.running import Marks
+from durable._journal.swapping import finish as finish_exchange
+from durable._journal.swapping import refuse_unfinished
 from durable._journal.writer import Writer
 from durable.errors import DurableError, JournalError, RuntimeClosedError
 
@@ -114,6 +116,7 @@ class Journal:
         files.still_owned = still_owned
         reader = Reader(driver_factory(files.uri("ro"), True), files.path)
         if not owner:
+            refuse_unfinished(files)
             await _open_reader(reader, files)
             return cls(files, reader, codec, None, driver_factory)
         opened = await _Owner.open(files, reader, clock, durability, driver_factory)
@@ -265,6 +268,7 @@ class _Owner:
         durability: str,
         driver_factory: DriverFactory,
     ) -> _Owner:
+        finish_exchange(files)
         files.create()
         driver = driver_factory(files.uri("rw"), False)
         try:

@@ -22,6 +22,7 @@ from durable._journal.records import BLOCKED, FINISHED
 from durable._surface.bystander import Bystander, CommandPort, command
 from durable._surface.cli_doctor import add_doctor
 from durable._surface.cli_files import add_files
+from durable._surface.cli_repair import add_repair
 from durable._surface.cli_runs import add_journal, add_runs
 from durable._surface.history import read_events, waiting_for
 from durable._surface.lifecycle import checked_id, pause, rerun, retry
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_payload(send, _send)
     add_files(commands.add_parser)
     add_doctor(commands.add_parser)
+    add_repair(commands.add_parser)
     return parser
 
 
