@@ -33,9 +33,10 @@ from durable._journal.files import (
     sync_directory,
     write_whole,
 )
+from durable._journal.high_water import lost_event
 from durable._journal.looking import looking_at
 from durable._journal.mending import Mended, mend
-from durable._journal.migrations import MIGRATIONS, migrate
+from durable._journal.migrations import LATEST, MIGRATIONS, migrate, version_of
 from durable._journal.records import FINISHED
 from durable._journal.row_checksums import (
     hook_sum,
@@ -47,6 +48,7 @@ from durable._journal.row_checksums import (
 from durable._journal.salvage import Wreck, salvage
 from durable._journal.sql import QUERIES
 from durable._journal.swapping import exchange
+from durable._journal.verifying import QUERIES as EXAMINING
 from durable._journal.verifying import verify_journal
 from durable._replay.events import Event, EventKind
 from durable._replay.rewound import effective, open_hooks
@@ -77,11 +79,24 @@ class Repair:
 
 
 def needs_repair(files: JournalFiles) -> bool:
-    """Tell whether anything is wrong with a journal."""
+    """Tell whether anything is wrong with a journal; there is nothing in one without tables."""
     try:
+        with looking_at(files) as conn:
+            if version_of(conn, files.path, LATEST) == 0:
+                return False
         return bool(verify_journal(files).findings)
-    except JournalCorruptError:
+    except (JournalCorruptError, sqlite3.Error):
         return True
+
+
+def lost_tail(files: JournalFiles) -> str | None:
+    """Return what the journal is known to have held and does not hold any more, in words."""
+    with suppress(sqlite3.Error), looking_at(files) as conn:
+        if version_of(conn, files.path, LATEST) == 0:
+            return lost_event(conn, files.path, None)
+        meta, _ = sound_meta(conn.execute(EXAMINING["meta"]))
+        return lost_event(conn, files.path, str(meta.get("journal_id", "")))
+    return None
 
 
 def plan_repair(files: JournalFiles) -> Repair:

@@ -19,8 +19,15 @@ from durable._authoring.primitives import from_us
 from durable._base.clock import SystemClock
 from durable._journal.files import JournalFiles
 from durable._journal.filesystem import check_filesystem
+from durable._journal.high_water import forget_mark
 from durable._journal.lock import OwnerLock
-from durable._journal.repairing import Repair, needs_repair, plan_repair, repair_journal
+from durable._journal.repairing import (
+    Repair,
+    lost_tail,
+    needs_repair,
+    plan_repair,
+    repair_journal,
+)
 from durable._journal.swapping import finish
 from durable._surface.cli_doctor import DAMAGED, WELL, add_place, files_of
 from durable._surface.cli_runs import add_journal
@@ -33,6 +40,10 @@ def add_repair(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     add_journal(parser, _repair)
     add_place(parser)
     parser.add_argument("--dry-run", action="store_true", help="tell what would be done")
+    parser.add_argument(
+        "--accept-loss", action="store_true",
+        help="let a journal whose end was lost go on from what it holds: runs do things again",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="as a JSON object")
 
 
@@ -41,8 +52,16 @@ def _repair(arguments: argparse.Namespace) -> int:
     check_filesystem(files.path)
     with _owned(files):
         finished = not arguments.dry_run and finish(files)
+        if (lost := lost_tail(files)) is not None:
+            print(f"{files.path}: {plain(lost)} was there and is not: its end was lost, or it is "
+                  "an older copy")  # fmt: skip
+            if arguments.dry_run or not arguments.accept_loss:
+                print("put the right files back, or repeat this with --accept-loss")
+                return DAMAGED
+            forget_mark(files.path)
+            finished = True
         if not needs_repair(files):
-            done = "an unfinished repair was finished" if finished else "nothing to repair"
+            done = "it may go on" if finished else "nothing to repair"
             print(json.dumps({"done": done}) if arguments.json else f"{files.path}: {done}")
             return WELL
         if arguments.dry_run:
