@@ -229,11 +229,7 @@ class WorkflowRunBlockedError(_RunError):
 
 
 class RunStateError(_RunError):
-    """What was asked of the run is not possible in its status; nothing was changed.
-
-    Attributes:
-        status: the run's status.
-    """
+    """What was asked of the run is not possible in its `status`; nothing was changed."""
 
     def __init__(self, run_id: str, status: str, message: str) -> None:
         super().__init__(run_id, f"run {run_id} is {status}: {message}")
@@ -479,6 +475,10 @@ class JournalVersionError(JournalError):
 
 class JournalCorruptError(JournalError):
     """A row of the journal does not match its checksum, or the file is damaged."""
+
+
+class JournalRolledBackError(JournalCorruptError):
+    """The journal lacks events that it has held: its end was lost, or it is an older copy."""
 
 
 class BackupError(JournalError):

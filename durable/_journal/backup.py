@@ -33,6 +33,7 @@ from durable._journal.files import (
     refuse_existing,
     sync_and_close,
 )
+from durable._journal.high_water import forget_mark
 from durable._journal.migrations import check_integrity
 from durable._journal.sql import QUERIES
 from durable.errors import BackupError, JournalCorruptError
@@ -115,6 +116,7 @@ async def back_up(
         await _with(drivers, files.uri("ro"), partial(_copy, draft, files.path, stop))
         runs, events = await _check(drivers, draft, stop)
         await asyncio.to_thread(_give_name, draft, path, overwrite=overwrite)
+        forget_mark(path)  # of what lay there before: this is no older copy of it
     except FileExistsError:
         raise
     except (sqlite3.Error, OSError, JournalCorruptError) as error:
@@ -129,7 +131,7 @@ async def back_up(
 
 def _refuse_place(files: JournalFiles, path: str) -> None:
     if path.startswith(files.path) and path[len(files.path) :] in {
-        "", "-wal", "-shm", "-journal", ".reserve", ".lock",
+        "", "-wal", "-shm", "-journal", ".reserve", ".lock", ".mark",
     }:  # fmt: skip
         raise BackupError(f"{path} belongs to the journal itself: choose another path")
     for left in (f"{path}-wal", f"{path}-journal"):

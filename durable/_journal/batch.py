@@ -57,9 +57,10 @@ _NONE_SKIPPED: frozenset[int] = frozenset()
 
 @dataclass(slots=True)
 class Tally:
-    """Counts statements, for tests and benchmarks."""
+    """What a batch has done; statements are counted for tests and benchmarks."""
 
     statements: int = 0
+    newest: Row | None = None  # the last event of the batch that was performed
 
 
 def perform(
@@ -77,24 +78,28 @@ def perform(
         sqlite3.Error, UnknownOutcomeError: the disk's fault; nothing is known to be recorded.
     """
     tally.statements += 2
+    tally.newest = None
     try:
         return transact(conn, lambda: _apply(conn, writes, tally, again))
     except Exception as error:
         if is_disk_fault(error):
             raise
     tally.statements += 2
+    tally.newest = None
     return transact(conn, lambda: [_apply_alone(conn, write, tally) for write in writes])
 
 
 def _apply_alone(conn: sqlite3.Connection, write: Write, tally: Tally) -> Landing:
     tally.statements += 2
     conn.execute("SAVEPOINT one")
+    before = tally.newest
     try:
         (landing,) = _apply(conn, (write,), tally, again=True)
     except Exception as error:
         if is_disk_fault(error):
             raise
         conn.execute("ROLLBACK TO one")
+        tally.newest = before
         landing = Landing(refused=refusal(error))
     conn.execute("RELEASE one")
     return landing
@@ -110,7 +115,10 @@ def _apply(
     if more:
         skipped = _insert_runs(conn, writes, landings, tally)
     insert = _insert_events_again if again else _insert_events
-    insert(conn, event_rows(writes, skipped), tally)
+    rows = event_rows(writes, skipped)
+    insert(conn, rows, tally)
+    if rows:
+        tally.newest = rows[-1]
     if more:
         _update_states(conn, writes, skipped, tally)
         _perform_all_ops(conn, writes, landings, tally)

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from durable._journal.faults import UnknownOutcomeError
 from durable._journal.files import JournalFiles
+from durable._journal.high_water import check_mark
 from durable._journal.migrations import (
     LATEST,
     MIGRATIONS,
@@ -145,6 +146,7 @@ def prepare(
 
     Raises:
         JournalVersionError, JournalCorruptError, JournalError: the file is not usable.
+        JournalRolledBackError: it lacks what it is known to have held.
     """
     files.rewrite_wal()  # its last owner may have died of a failing disk
     conn.execute(f"PRAGMA busy_timeout = {BUSY_MS:d}")
@@ -158,6 +160,7 @@ def prepare(
     is_small = os.stat(files.path).st_size <= _FULL_CHECK_BYTES
     if found and (is_small or not clean):
         check_integrity(conn, files.path, fully=is_small)
+    check_mark(conn, files.path, str(before.get("journal_id", "")) if found else None)
     migrate(conn, files.path, found, migrations)
     check_schema(conn, files.path, migrations)
     _check_vacuum(conn)

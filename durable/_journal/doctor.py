@@ -28,6 +28,7 @@ from typing import Any, Literal
 from durable._journal.attributes import PAUSED, decode_blocked
 from durable._journal.files import RESERVE_BYTES, JournalFiles
 from durable._journal.heads import split_head
+from durable._journal.high_water import lost_event
 from durable._journal.judging import Finding, Stored
 from durable._journal.looking import looking_at
 from durable._journal.migrations import LATEST, version_of
@@ -206,13 +207,16 @@ def _inside(conn: sqlite3.Connection, path: str, now_us: int, *, fully: bool) ->
     version = version_of(conn, path, LATEST)
     if version != LATEST:
         what = f"schema version {version}: a Runtime brings it to version {LATEST}"
-        yield Check("contents", "warning", what)
+        lost = lost_event(conn, path, None) if version == 0 else None
+        level: Level = "warning" if lost is None else "damage"
+        yield Check("contents", level, what if lost is None else f"{what}; {lost} was there")
         return
     notes = _Notes(now_us)
     look = Look(conn, notes.take)
     look.at_everything(fully=fully)
     yield _structure([f for f in look.findings if f.table == "file"], fully=fully)
     yield _rows(look, [f for f in look.findings if f.table != "file"])
+    yield _tail(conn, path)
     yield notes.runs()
     yield notes.blocked()
     yield notes.poison(sound_meta(conn.execute(QUERIES["meta"]))[0].get("suspect"))
@@ -228,6 +232,15 @@ def _structure(findings: list[Finding], *, fully: bool) -> Check:
     more = sum("not ours" in text for text in texts)
     level: Level = "warning" if more == len(texts) else "damage"
     return Check("structure", level, texts[0], texts[1:], {"findings": len(texts)})
+
+
+def _tail(conn: sqlite3.Connection, path: str) -> Check:
+    meta, _ = sound_meta(conn.execute(QUERIES["meta"]))
+    lost = lost_event(conn, path, str(meta.get("journal_id", "")))
+    if lost is None:
+        return Check("tail", "ok", "the newest event that is known of is there")
+    what = f"{lost} was there and is not: the end was lost, or this is an older copy"
+    return Check("tail", "damage", what)
 
 
 def _rows(look: Look, findings: list[Finding]) -> Check:

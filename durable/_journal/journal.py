@@ -22,6 +22,7 @@ from durable._journal.database import Boot, finish, prepare
 from durable._journal.driver import Driver, DriverFactory, ThreadDriver
 from durable._journal.faults import UnknownOutcomeError, translate
 from durable._journal.files import JournalFiles
+from durable._journal.high_water import forget_mark
 from durable._journal.keys import KeyRing
 from durable._journal.reader import Reader
 from durable._journal.records import Write
@@ -29,6 +30,8 @@ from durable._journal.retention import delete_expired, delete_run, empty_trash
 from durable._journal.running import Marks
 from durable._journal.sealing import seal_write, seals_of
 from durable._journal.seals import Seals
+from durable._journal.swapping import finish as finish_exchange
+from durable._journal.swapping import refuse_unfinished
 from durable._journal.writer import Writer
 from durable.errors import DurableError, JournalError, RuntimeClosedError
 
@@ -124,6 +127,7 @@ class Journal:
         files.still_owned = still_owned
         reader = Reader(driver_factory(files.uri("ro"), True), files.path)
         if not owner:
+            refuse_unfinished(files)
             await _open_reader(reader, files, ring)
             return cls(files, reader, codec, None, driver_factory, ring)
         opened = await _Owner.open(files, reader, clock, durability, driver_factory, ring)
@@ -190,14 +194,16 @@ class Journal:
 
     async def delete_expired(self, now_us: int, limit: int = 1000) -> int:
         """Delete up to `limit` finished runs that expired by `now_us`; return how many."""
-        return await delete_expired(self._require_writer(), now_us, limit)
+        writer = self._require_writer()
+        return await delete_expired(writer, now_us, limit, writer.high_water.take_back)
 
     async def delete_run(self, pk: int) -> bool:
         """Delete a finished run, as far as anybody can see; tell whether it was there.
 
         `empty_trash` deletes the rest of it, as does the next opening.
         """
-        return await delete_run(self._require_writer(), pk)
+        writer = self._require_writer()
+        return await delete_run(writer, pk, writer.high_water.take_back)
 
     async def empty_trash(self) -> None:
         """Delete what is left of deleted runs, in small pieces, and give its space back."""
@@ -246,6 +252,7 @@ class Journal:
         await self.writer.drain()
         await self.reader.close()
         self.marks.close(clean=clean)
+        self.writer.high_water.close()
         await _finish(self._driver, clean, self.path)
         await self._driver.close()
 
@@ -257,6 +264,7 @@ class Journal:
             stop.ask()
         if self.writer is not None:
             self.writer.abandon()
+            self.writer.high_water.close()
         self.reader.abandon()
         if self._driver is not None:
             self._driver.abandon()
@@ -287,7 +295,9 @@ class _Owner:
         driver_factory: DriverFactory,
         ring: KeyRing | None,
     ) -> _Owner:
-        files.create()
+        finish_exchange(files)
+        if files.create():
+            forget_mark(files.path)
         driver = driver_factory(files.uri("rw"), False)
         try:
             await driver.open()
@@ -302,6 +312,7 @@ class _Owner:
             driver.abandon()
             raise
         writer = Writer(driver, files, clock=clock, durability=durability, reader=reader)
+        writer.high_water.open(boot.journal_id, durability)
         return cls(driver, writer, boot)
 
 

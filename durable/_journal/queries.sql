@@ -309,3 +309,11 @@ SELECT chunks.run, chunks.stream, runs.run_id, trash.run IS NOT NULL, chunks.idx
 FROM chunks LEFT JOIN runs ON runs.pk = chunks.run LEFT JOIN trash ON trash.run = chunks.run
 WHERE (chunks.run, chunks.stream, chunks.idx) > (?, ?, ?)
 ORDER BY chunks.run, chunks.stream, chunks.idx LIMIT ?;
+
+-- name: restore_event
+INSERT INTO events (run, seq, kind, ref, name, at, due, payload, crc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: restore_chunk
+INSERT INTO chunks (run, stream, idx, kind, step, attempt, payload, crc)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);

@@ -62,13 +62,18 @@ class _Chores(Protocol):
         """Run `fn` on the writing connection, between batches."""
 
 
-async def delete_expired(chores: _Chores, now_us: int, limit: int) -> int:
-    """Delete up to `limit` runs expired at `now_us`, with their space; return how many."""
+async def delete_expired(
+    chores: _Chores, now_us: int, limit: int, before: Callable[[], None]
+) -> int:
+    """Delete up to `limit` runs expired at `now_us`, with their space; return how many.
+
+    `before` is called on the journal's thread before any run is deleted.
+    """
     deleted = 0
     more = True
     while more and deleted < limit:
         step = min(limit - deleted, _RUNS_AT_ONCE)
-        found, doomed = await chores.run(partial(_doom_expired, now_us, step))
+        found, doomed = await chores.run(partial(_doom_expired, now_us, step, before))
         deleted += doomed
         more = found == step
         while await chores.run(_delete_rows):
@@ -77,9 +82,9 @@ async def delete_expired(chores: _Chores, now_us: int, limit: int) -> int:
     return deleted
 
 
-async def delete_run(chores: _Chores, pk: int) -> bool:
+async def delete_run(chores: _Chores, pk: int, before: Callable[[], None]) -> bool:
     """Delete the row of a finished run; tell whether it was there. `empty_trash` does the rest."""
-    return await chores.run(partial(_doom_one, pk))
+    return await chores.run(partial(_doom_one, pk, before))
 
 
 async def empty_trash(chores: _Chores) -> None:
@@ -90,13 +95,15 @@ async def empty_trash(chores: _Chores) -> None:
         pass
 
 
-def _doom_expired(now_us: int, limit: int, conn: sqlite3.Connection) -> tuple[int, int]:
+def _doom_expired(
+    now_us: int, limit: int, before: Callable[[], None], conn: sqlite3.Connection
+) -> tuple[int, int]:
     """Return how many runs seemed to be expired, and how many are doomed now."""
 
     def body() -> tuple[int, int]:
         rows = conn.execute(_EXPIRED, (now_us, limit)).fetchall()
         doomed = [row[:1] for row in rows if _is_expired(conn, row, now_us)]
-        _doom(conn, doomed)
+        _doom(conn, doomed, before)
         return len(rows), len(doomed)
 
     return transact(conn, body)
@@ -113,18 +120,19 @@ def _is_expired(conn: sqlite3.Connection, stored: StoredRun, now_us: int) -> boo
     return expires_at is not None and expires_at <= now_us
 
 
-def _doom_one(pk: int, conn: sqlite3.Connection) -> bool:
+def _doom_one(pk: int, before: Callable[[], None], conn: sqlite3.Connection) -> bool:
     def body() -> bool:
         stored = conn.execute(_RUN_BY_PK, (pk,)).fetchone()
         found = stored is not None and run_row(stored).completed_at is not None
-        _doom(conn, [(pk,)] if found else [])
+        _doom(conn, [(pk,)] if found else [], before)
         return found
 
     return transact(conn, body)
 
 
-def _doom(conn: sqlite3.Connection, keys: Sequence[tuple[int]]) -> None:
+def _doom(conn: sqlite3.Connection, keys: Sequence[tuple[int]], before: Callable[[], None]) -> None:
     if keys:
+        before()
         conn.executemany(_DOOM, keys)
         conn.execute(_DELETE_DOOMED_RUNS)
 

@@ -51,7 +51,7 @@ class Marks:
         descriptor = os.open(path, flags, 0o600)
         try:
             size = _HEAD_BYTES + SLOTS * _SLOT.size
-            boot = _boot_id()
+            boot = boot_id()
             self.previous = _marked(os.read(descriptor, size + 1), size, boot)
             head = (_MAGIC.ljust(_BOOT_AT, b"\0") + boot).ljust(_HEAD_BYTES, b"\0")
             os.ftruncate(descriptor, 0)
@@ -100,7 +100,8 @@ def _marked(data: bytes, size: int, boot: bytes) -> frozenset[tuple[int, int]] |
     return frozenset(pair for pair in _SLOT.iter_unpack(data[_HEAD_BYTES:]) if any(pair))
 
 
-def _boot_id() -> bytes:
+def boot_id() -> bytes:
+    """Return what names this boot of the machine; empty where that cannot be told."""
     try:
         with open("/proc/sys/kernel/random/boot_id", "rb") as file:
             return file.read(_BOOT_BYTES).strip()

@@ -36,6 +36,7 @@ from durable._journal.faults import (
     translate,
 )
 from durable._journal.files import JournalFiles
+from durable._journal.high_water import HighWater
 from durable._journal.reader import Reader
 from durable._journal.records import Write
 from durable._journal.shortcut import Shortcut
@@ -72,6 +73,7 @@ class Writer:
         paused: why nothing is being written at present, or None.
         fences: how often the disk has failed so far.
         commits: batches made durable so far.
+        high_water: told of the newest event after each COMMIT; opened by the journal.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Writer:
         self.commits = 0
         self._driver = driver
         self._files = files
+        self.high_water = HighWater(f"{files.path}.mark")
         self._clock = clock
         self._durability = durability
         self._reader = reader
@@ -217,6 +220,9 @@ class Writer:
         self._shortcut.prepare(conn, here=here)
         landings = perform(conn, batch, self._tally, again)
         self._check_files(conn)
+        newest = self._tally.newest
+        if newest is not None:
+            self.high_water.note(newest[0], newest[1], newest[-1])
         return landings
 
     def _check_files(self, conn: sqlite3.Connection) -> None:

@@ -23,6 +23,7 @@ from durable._surface.bystander import CommandPort, command
 from durable._surface.cli_doctor import add_doctor
 from durable._surface.cli_files import add_files
 from durable._surface.cli_keys import add_keys
+from durable._surface.cli_repair import add_repair
 from durable._surface.cli_runs import add_journal, add_key_file, add_runs, bystander, keys_of
 from durable._surface.history import read_events, waiting_for
 from durable._surface.lifecycle import checked_id, pause, rerun, retry
@@ -99,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add_files(commands.add_parser)
     add_doctor(commands.add_parser)
     add_keys(commands.add_parser)
+    add_repair(commands.add_parser)
     return parser
 
 

@@ -11,6 +11,7 @@ from durable import (
     Run,
     Runtime,
     create_hook,
+    get_step_metadata,
     get_writable,
     receive,
     set_attributes,
@@ -23,21 +24,29 @@ from durable.testing import VirtualClock
 from tests.engine.rig import make, quiet
 
 SECRET = "SENTINEL-7f3a"
+executed: list[str] = []  # each execution of a step: what, and of which run
+
+
+def _executed(name: str, value: object) -> None:
+    executed.append(f"{get_step_metadata().run_id}: {name}({value!r})")
 
 
 @step
 async def double(value: int) -> int:
+    _executed("double", value)
     return 2 * value
 
 
 @step
 async def note(text: str) -> str:
+    _executed("note", text)
     await get_writable("log").write(f"{text} is noted")
     return text
 
 
 @step
 async def break_down(text: str) -> None:
+    _executed("break_down", text)
     raise ValueError(text)
 
 
@@ -73,6 +82,16 @@ async def waiting(token: str) -> str:
     hook = create_hook(str, token=token)
     answer: str = await hook
     return answer + str(await receive("more"))
+
+
+@step
+async def keep(data: bytes) -> int:
+    return len(data)
+
+
+@workflow(name="health.bulk")
+async def bulk(data: bytes) -> int:
+    return await keep(data)
 
 
 @workflow(name="health.family")

@@ -76,7 +76,7 @@ async def test_all_files_are_private_whatever_the_umask(journal_path, umask):
             found = {path.name: mode(path) for path in journal_path.parent.iterdir()}
     finally:
         os.umask(before)
-    names = {journal_path.name + suffix for suffix in ("", "-wal", "-shm", ".reserve")}
+    names = {journal_path.name + suffix for suffix in ("", "-wal", "-shm", ".reserve", ".mark")}
     assert found == dict.fromkeys(names, 0o600)
 
 
@@ -96,7 +96,9 @@ async def test_closing_leaves_one_file_with_everything(journal_path):
         first_id = journal.journal_id
         assert journal.clean
         assert journal.boot_number == 1
-    assert {path.name for path in journal_path.parent.iterdir()} == {"app.db", "app.db.reserve"}
+    assert {path.name for path in journal_path.parent.iterdir()} == {
+        "app.db", "app.db.mark", "app.db.reserve",
+    }  # fmt: skip
     async with open_journal(journal_path) as journal:
         assert (journal.clean, journal.boot_number) == (True, 2)
         assert journal.journal_id == first_id

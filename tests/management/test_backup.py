@@ -124,7 +124,7 @@ async def test_backup_refuses_to_overwrite_unless_asked(journal_path: Path, tmp_
             await rt.backup(taken)
         assert taken.read_text() == "mine"
         assert (await rt.backup(taken, overwrite=True)).runs == 0
-        for own in ("", "-wal", "-shm", ".lock", ".reserve"):
+        for own in ("", "-wal", "-shm", ".lock", ".reserve", ".mark"):
             with pytest.raises(BackupError, match="belongs to the journal itself"):
                 await rt.backup(f"{journal_path}{own}", overwrite=True)
         with pytest.raises(FileExistsError):
@@ -135,7 +135,9 @@ async def test_backup_refuses_to_overwrite_unless_asked(journal_path: Path, tmp_
             with pytest.raises(BackupError, match="a journal that is open"):
                 await rt.backup(tmp_path / "other.db", overwrite=True)
             assert await other.count_runs() == 0
-    assert left(tmp_path) == ["other.db", "other.db.lock", "other.db.reserve", "taken"]
+    assert left(tmp_path) == [
+        "other.db", "other.db.lock", "other.db.mark", "other.db.reserve", "taken",
+    ]  # fmt: skip
 
 
 async def test_copy_with_a_damaged_event_is_no_backup(journal_path: Path, tmp_path: Path) -> None:

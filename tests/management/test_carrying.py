@@ -116,7 +116,9 @@ async def test_finished_run_is_readable_on_another_machine(
         [info] = await rt.list_runs()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert json.loads(file.read_text()) == json.loads(json.dumps(document))
-    assert sorted(os.listdir(tmp_path)) == ["a.db", "a.db.lock", "a.db.reserve", "busy.json"]
+    assert sorted(os.listdir(tmp_path)) == [
+        "a.db", "a.db.lock", "a.db.mark", "a.db.reserve", "busy.json",
+    ]  # fmt: skip
     ran = list(RAN)
     virtual_clock.suspend(1000 * 86_400)
     async with opened(tmp_path / "b.db", virtual_clock) as rt:

@@ -1,0 +1,170 @@
+"""How far the journal had come: a mark outside of SQLite, so that a lost tail is noticed.
+
+A -wal whose bits rot, or that is cut off, loses everything behind the place, and SQLite
+says nothing; an older copy put in the journal's place says nothing either. Runs would then
+do again what they had done. So the file ``<journal>.mark`` names the newest event that is
+recorded: its run, its number, its checksum. An opening that does not find this event in
+the journal refuses it.
+
+The mark is written through a memory map, *after* COMMIT has returned: it costs no system
+call, and it is never ahead of the disk at durability "full". It may lag behind, then it
+proves less; it may be missing or torn, then it proves nothing. At durability "process" a
+power cut may undo the last seconds, so a mark of another boot of the machine is not held
+against the journal. Before runs are deleted the mark is taken back, and that is flushed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sqlite3
+import struct
+from contextlib import suppress
+from typing import NamedTuple
+from zlib import crc32
+
+from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.running import boot_id
+from durable._journal.sql import QUERIES
+from durable.errors import JournalRolledBackError
+
+_MAGIC = b"durable mark 1\0\0"
+_ID_BYTES, _BOOT_BYTES = 32, 36
+_HEAD = struct.Struct(f"<{len(_MAGIC)}s{_ID_BYTES}s{_BOOT_BYTES}s?")
+_AT, _SIZE = 96, 128
+_EVENT = struct.Struct("<qqq")
+_CHECK = struct.Struct("<I")
+_NONE = bytes(_EVENT.size + _CHECK.size)
+
+
+class Mark(NamedTuple):
+    """The newest event that a journal is known to have held: key of its run, number, CRC."""
+
+    pk: int
+    seq: int
+    crc: int
+
+
+class HighWater:
+    """See the module's docstring. Nothing about it ever keeps a journal from working."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._map: mmap.mmap | None = None
+        self._salt = 0
+
+    def open(self, journal_id: str, durability: str) -> None:
+        """Begin to keep the mark; what was there stays until the next event."""
+        with suppress(OSError, ValueError):
+            kept = _read(self._path, journal_id)
+            self._map = self._opened(journal_id, durability)
+            self._salt = _salt(journal_id.encode())
+            if kept is not None:
+                self.note(*kept[0])
+
+    def _opened(self, journal_id: str, durability: str) -> mmap.mmap:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(self._path, flags, 0o600)
+        try:
+            head = _HEAD.pack(_MAGIC, journal_id.encode(), boot_id(), durability == "full")
+            # Written out, not left as a hole: a hole that the disk cannot fill would kill us.
+            os.pwrite(descriptor, head.ljust(_SIZE, b"\0"), 0)
+            os.ftruncate(descriptor, _SIZE)
+            return mmap.mmap(descriptor, _SIZE)
+        finally:
+            os.close(descriptor)
+
+    def note(self, pk: int, seq: int, crc: int) -> None:
+        """Note that an event is recorded."""
+        place = self._map
+        if place is not None:
+            event = _EVENT.pack(pk, seq, crc)
+            try:
+                place[_AT : _AT + len(_NONE)] = event + _CHECK.pack(crc32(event, self._salt))
+            except ValueError:  # let go of meanwhile: the process is going down
+                self._map = None
+
+    def take_back(self) -> None:
+        """Forget the event, durably: it may be deleted from now on."""
+        place = self._map
+        if place is not None:
+            place[_AT : _AT + len(_NONE)] = _NONE
+            place.flush()
+
+    def close(self) -> None:
+        """Let go of the file, which stays."""
+        place, self._map = self._map, None
+        if place is not None:
+            place.close()
+
+
+def forget_mark(path: str) -> None:
+    """Delete the mark of the journal at `path`: what is there now owes it nothing."""
+    with suppress(OSError):
+        os.unlink(f"{path}.mark")
+
+
+def check_mark(conn: sqlite3.Connection, path: str, journal_id: str | None) -> None:
+    """Raise unless the event that the mark names is in the journal.
+
+    Args:
+        conn: reads the journal.
+        path: the journal's.
+        journal_id: as its `meta` tells; None for a file without tables, such as one whose
+            -wal was lost whole.
+
+    Raises:
+        JournalRolledBackError: it is not.
+    """
+    lost = lost_event(conn, path, journal_id)
+    if lost is not None:
+        raise JournalRolledBackError(
+            f"the journal {path} has held {lost} and does not hold it any more: its end was lost "
+            "(with a damaged -wal), or an older copy was put in its place. Runs would do again "
+            "what they have done. Put the right files back; or accept the loss: "
+            "`durable repair --accept-loss`"
+        )
+
+
+def lost_event(conn: sqlite3.Connection, path: str, journal_id: str | None) -> str | None:
+    """Return which event is missing that the mark names, in words; None if none is."""
+    found = _read(f"{path}.mark", journal_id)
+    if found is None:
+        return None
+    mark, same_boot, is_full = found
+    if not (is_full or same_boot):
+        return None  # after a power cut the last seconds may be gone, as was agreed
+    if journal_id is None:
+        return f"event {mark.seq} of a run (key {mark.pk})"
+    row = conn.execute(QUERIES["history"], (mark.pk, mark.seq - 1, 1)).fetchone()
+    run = conn.execute(QUERIES["run_by_pk"], (mark.pk,)).fetchone()
+    whose = f"run {run[1]}" if run is not None else f"a run (key {mark.pk})"
+    if row is None or row[0] != mark.seq:
+        return f"event {mark.seq} of {whose}"
+    if row[-1] != mark.crc and run is not None and matches(checksum_of_run(run[1]), row):
+        return f"another event {mark.seq} of {whose}"  # the run has gone on differently
+    return None
+
+
+def _read(path: str, journal_id: str | None) -> tuple[Mark, bool, bool] | None:
+    """Return the mark, whether it is of this boot, and whether of durability "full"."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_SIZE + 1)
+    except OSError:
+        return None
+    if len(data) != _SIZE:
+        return None
+    magic, of, boot, is_full = _HEAD.unpack_from(data)
+    event = data[_AT : _AT + _EVENT.size]
+    (check,) = _CHECK.unpack_from(data, _AT + _EVENT.size)
+    wanted = of if journal_id is None else journal_id.encode()
+    if magic != _MAGIC or of != wanted or check != crc32(event, _salt(of)):
+        return None
+    here = boot_id()
+    return Mark(*_EVENT.unpack(event)), bool(here) and boot.rstrip(b"\0") == here, is_full
+
+
+def _salt(journal_id: bytes) -> int:
+    # So that a place full of zeros is no mark.
+    return crc32(_MAGIC + journal_id)

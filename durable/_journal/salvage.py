@@ -1,0 +1,133 @@
+"""Reading a damaged journal: whatever can still be read of it, row by row.
+
+Owns the ways around damaged pages. A table is read in its order; where that breaks off,
+each row that may be there is asked for by its key, because a search takes another way
+through the pages than a walk does. What comes back is raw: nothing is judged here.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from durable._journal.judging import Stored
+from durable._journal.verifying import QUERIES
+
+_FIRST = -(1 << 63)
+_FURTHER = 1000  # rows behind a damaged place that are asked for one by one
+_KEYS_MAX = 1 << 22
+
+
+@dataclass(slots=True)
+class Wreck:
+    """All that could be read.
+
+    Attributes:
+        rows: of `runs`, by key.
+        ids: run ids by key, from the index of ids: they may be there without their rows.
+        events, chunks: by the key of their run, in the order in which they were read.
+        torn: keys of runs of which something could not be read.
+        others: rows of the small tables, by the table's name.
+        unreadable: tables that could not be read whole, with what SQLite said.
+    """
+
+    rows: dict[int, Stored] = field(default_factory=dict)
+    ids: dict[int, str] = field(default_factory=dict)
+    events: dict[int, list[Stored]] = field(default_factory=lambda: defaultdict(list))
+    chunks: dict[int, list[Stored]] = field(default_factory=lambda: defaultdict(list))
+    torn: set[int] = field(default_factory=set)
+    others: dict[str, list[Stored]] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def runs(self) -> list[int]:
+        """Return the keys of all runs of which there is a trace."""
+        return sorted({*self.rows, *self.ids, *self.events, *self.chunks})
+
+
+def salvage(conn: sqlite3.Connection) -> Wreck:
+    """Read all that can be read."""
+    wreck = Wreck()
+    for table in ("trash", "hooks", "requests", "meta"):
+        wreck.others[table] = list(_some(conn, wreck, table))
+    for key, run_id in _some(conn, wreck, "run_ids"):
+        if isinstance(key, int):
+            wreck.ids[key] = str(run_id)
+    for row in _some(conn, wreck, "runs", _FIRST):
+        wreck.rows[row[0]] = row
+    for row in _some(conn, wreck, "events", _FIRST, 0):
+        wreck.events[row[0]].append(row[1:])
+    for row in _some(conn, wreck, "chunks", _FIRST, "", -1):
+        wreck.chunks[row[0]].append(row[1:])
+    if "runs" in wreck.unreadable:
+        _look_for_runs(conn, wreck)
+    if "events" in wreck.unreadable:
+        _look_for_events(conn, wreck)
+    if "chunks" in wreck.unreadable:
+        _look_for_chunks(conn, wreck)
+    return wreck
+
+
+def _some(conn: sqlite3.Connection, wreck: Wreck, table: str, *values: object) -> Iterator[Stored]:
+    """Yield the rows of a table until it breaks off."""
+    try:
+        yield from conn.execute(QUERIES[table], values)
+    except sqlite3.DatabaseError as error:
+        wreck.unreadable[table] = str(error)
+
+
+def _candidates(wreck: Wreck) -> range:
+    """Return the keys that runs may have: they are given in a row."""
+    known = [key for key in wreck.runs() if isinstance(key, int) and 0 < key < _KEYS_MAX]
+    return range(1, max(known, default=0) + 1)
+
+
+def _look_for_runs(conn: sqlite3.Connection, wreck: Wreck) -> None:
+    for key in {*_candidates(wreck), *wreck.ids} - wreck.rows.keys():
+        row = _one(conn, "run", key)
+        if row is not None:
+            wreck.rows[key] = row
+
+
+def _look_for_events(conn: sqlite3.Connection, wreck: Wreck) -> None:
+    for key in {*_candidates(wreck), *wreck.runs()}:
+        events = {event[0]: event for event in wreck.events.get(key, ())}
+        last = max((seq for seq in events if isinstance(seq, int)), default=0)
+        try:
+            for row in conn.execute(QUERIES["events"], (key, last)):
+                if row[0] != key:
+                    break
+                events[row[1]] = row[1:]
+        except sqlite3.DatabaseError:
+            wreck.torn.add(key)
+            last = max((seq for seq in events if isinstance(seq, int)), default=0)
+            for seq in range(last + 1, last + 1 + _FURTHER):
+                found = _one(conn, "event", key, seq)
+                if found is not None:
+                    events[seq] = found[1:]
+        if events:
+            wreck.events[key] = [events[seq] for seq in sorted(events)]
+
+
+def _look_for_chunks(conn: sqlite3.Connection, wreck: Wreck) -> None:
+    for key in {*_candidates(wreck), *wreck.runs()}:
+        chunks = {chunk[:2]: chunk for chunk in wreck.chunks.get(key, ())}
+        place = max(chunks, default=("", -1))
+        try:
+            for row in conn.execute(QUERIES["chunks"], (key, *place)):
+                if row[0] != key:
+                    break
+                chunks[row[1:3]] = row[1:]
+        except sqlite3.DatabaseError:
+            wreck.torn.add(key)
+        if chunks:
+            wreck.chunks[key] = [chunks[place] for place in sorted(chunks)]
+
+
+def _one(conn: sqlite3.Connection, query: str, *values: object) -> Stored | None:
+    try:
+        found: Stored | None = conn.execute(QUERIES[query], values).fetchone()
+    except sqlite3.DatabaseError:
+        return None
+    return found
