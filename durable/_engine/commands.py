@@ -26,6 +26,7 @@ from durable._journal.records import (
     RunRow,
     RunState,
 )
+from durable._journal.seals import text_of
 from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
 from durable._replay.script import Inbound
@@ -73,7 +74,7 @@ class Commands:
         if row.status != CONTINUED:
             return None
         last = await self._journal.reader.end_event(row.pk, row.run_id)
-        return None if last is None or last.payload is None else last.payload.decode()
+        return None if last is None or last.payload is None else text_of(last.payload)
 
     def at_hand(self, run_id: str) -> HotRun | None:
         """Return the run if it is in memory and can take something in."""

@@ -28,6 +28,7 @@ from durable._engine.scheduler import Scheduler
 from durable._engine.timers import Timers
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, CONTINUED
+from durable._journal.seals import text_of
 from durable._replay.body import OpenStep
 from durable._replay.events import STEP_COMPLETED, EventKind
 from durable._replay.script import Inbound
@@ -178,12 +179,12 @@ class Families:
     def _answer(self, run: HotRun, seq: int, end: RunEnd) -> None:
         row, payload = end
         if row.status == CONTINUED and payload is not None:
-            return self._await(run, seq, payload.decode())
+            return self._await(run, seq, text_of(payload))
         if row.status == COMPLETED:
             # The bytes of a run's result are those of a step's.
             return self._post(run, Inbound(STEP_COMPLETED, seq, payload=payload))
         if row.status == CANCELLED:
-            reason = None if payload is None else payload.decode()
+            reason = None if payload is None else text_of(payload)
             return self._fail(run, seq, WorkflowRunCancelledError(row.run_id, reason))
         try:
             error = self._payloads.decode_run_failure(payload or b"", row.run_id)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from durable._journal.chunks import CHUNK, CLOSED, Chunk, StreamKey, chunk_op
 from durable._journal.records import RowOp, Write
+from durable._journal.seals import Seals
 from durable.errors import StreamClosedError
 
 UNSAVED_ROWS_MAX, UNSAVED_BYTES_MAX = 256, 1024 * 1024
@@ -38,6 +39,7 @@ class LiveStream:
 
     Args:
         submit: takes a write to the journal.
+        seals: of the journal, if its rows are sealed.
         refused: told the run and the error when the journal refuses a row.
         idle: called when nobody needs this object any more.
 
@@ -54,6 +56,7 @@ class LiveStream:
         self,
         key: StreamKey,
         submit: Submit,
+        seals: Seals | None,
         refused: Refused,
         idle: Callable[[LiveStream], None],
     ) -> None:
@@ -66,6 +69,7 @@ class LiveStream:
         self.holds = 0
         self.writers: dict[int, int] = {}
         self._submit = submit
+        self._seals = seals
         self._refused = refused
         self._idle = idle
         self._unsaved_bytes = 0
@@ -113,7 +117,8 @@ class LiveStream:
             raise self._fault
         if not self.is_open_to(author):
             raise StreamClosedError(self.key.run_id, self.key.namespace)
-        return chunk_op(self.key, Chunk(self.next_index, kind, *author, payload))
+        chunk = Chunk(self.next_index, kind, *author, payload)
+        return chunk_op(self.key, chunk, self._seals)
 
     def is_open_to(self, author: Author) -> bool:
         """Tell whether `author` may write: a step's next attempt may, if the step closed it."""

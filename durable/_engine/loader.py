@@ -29,6 +29,8 @@ from durable._engine.timers import Timers
 from durable._journal.attributes import decode_attributes, seed_of
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, RunRow, Write
+from durable._journal.sealing import still_sealed
+from durable._journal.seals import key_id_of, no_key
 from durable._replay.attributes import first_attributes
 from durable._replay.body import Body
 from durable._replay.events import INTERRUPTED, PARKED, Event, EventKind
@@ -269,6 +271,12 @@ class Loader:
         except JournalCorruptError as error:
             self._host.block(run, "corrupt", str(error))
             return
+        if self._journal.seals is not None and self._park_sealed(run, history):
+            return
+        if history and history[0].name != run.row.workflow:
+            began = f"its history is that of another workflow, {history[0].name!r}"
+            self._host.block(run, "corrupt", f"{began}: its row was changed")
+            return
         view = effective(history)
         if not self._give_body(run, view.events):
             return
@@ -299,6 +307,15 @@ class Loader:
                 return body.replay(REPLAY_SLICE_EVENTS)
         finally:
             watchdog.busy = None
+
+    def _park_sealed(self, run: HotRun, history: Sequence[Event]) -> bool:
+        """Park a run whose key is not at hand; it goes on by itself where it is."""
+        payload = still_sealed(history)
+        if payload is None:
+            return False
+        name = f"key {key_id_of(payload)}"
+        self._host.block(run, "sealed", f"its history cannot be read: {no_key(payload)}", name)
+        return True
 
     def _park_diverged(self, run: HotRun, body: Body) -> None:
         name = body.script.missing_name()

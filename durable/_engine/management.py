@@ -21,6 +21,7 @@ from durable._journal.chunks import StreamKey, chunk_op
 from durable._journal.journal import Journal
 from durable._journal.portable import parse_document, unpack
 from durable._journal.records import BLOCKED, FINISHED, RowOp, RunEvent, RunRow, Write
+from durable._journal.seals import Seals
 from durable._journal.whole import WholeRun
 from durable._replay.events import CANCEL_REQUESTED, Event
 from durable.errors import (
@@ -91,10 +92,15 @@ class Shelf:
         """
         if run_id is not None:
             valid_run_id(run_id)
-        packed = await asyncio.to_thread(_unpacked, document)
+        packed = await asyncio.to_thread(_unpacked, document, self._journal.seals_of)
         row = self._settled(packed, run_id)
         events = [RunEvent(row.pk, row.run_id, event) for event in packed.events]
-        write = Write(done=_ignore, runs=[row], events=events, ops=_stream_ops(row, packed))
+        write = Write(
+            done=_ignore,
+            runs=[row],
+            events=events,
+            ops=_stream_ops(row, packed, self._journal.seals),
+        )
         await self._journal.perform(write)
         found = write.existing.get(row.run_id)
         if found is not None and found.pk != row.pk:
@@ -192,13 +198,13 @@ def _is_being_cancelled(run: HotRun) -> bool:
     return any(item.kind == CANCEL_REQUESTED for item in run.inbox)
 
 
-def _unpacked(document: bytes) -> WholeRun:
-    return unpack(parse_document(document))
+def _unpacked(document: bytes, seals_of: Callable[[str], Seals]) -> WholeRun:
+    return unpack(parse_document(document), seals_of)
 
 
-def _stream_ops(row: RunRow, packed: WholeRun) -> list[RowOp]:
+def _stream_ops(row: RunRow, packed: WholeRun, seals: Seals | None) -> list[RowOp]:
     return [
-        chunk_op(StreamKey(row.pk, row.run_id, name), chunk)
+        chunk_op(StreamKey(row.pk, row.run_id, name), chunk, seals)
         for name, chunks in packed.streams.items()
         for chunk in chunks
     ]

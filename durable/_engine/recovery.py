@@ -112,18 +112,23 @@ class Recovery:
                 self._timers.at(self._clock.wall_us() + 1_000_000, self.start)
 
     async def find_missing(self) -> list[str]:
-        """Note which runs wait for which code; return those whose code is known by now."""
+        """Note which runs wait for which code or key; return those that wait no longer."""
         known: list[str] = []
         after = 0
         while page := await self._journal.reader.blocked_runs(after):
             after = page[-1].pk
             for row in page:
                 name = decode_blocked(row.blocked).missing
-                if name is not None and registry.is_registered(name):
+                if name is not None and self._is_there(name):
                     known.append(row.run_id)
                 elif name is not None:
                     self.missing.setdefault(name, set()).add(row.run_id)
         return known
+
+    def _is_there(self, name: str) -> bool:
+        seals = self._journal.seals
+        has_key = seals is not None and seals.has_key(name.removeprefix("key "))
+        return has_key or registry.is_registered(name)
 
     async def _interrupted(self) -> None:
         while self._interrupted_after is not None and not self._is_full():

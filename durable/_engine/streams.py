@@ -95,7 +95,9 @@ class Streams:
         streams = self._live.setdefault(key.run_id, {})
         stream = streams.get(key.namespace)
         if stream is None:
-            stream = LiveStream(key, self._journal.submit, self._refused, self._drop)
+            stream = LiveStream(
+                key, self._journal.submit, self._journal.seals, self._refused, self._drop
+            )
             streams[key.namespace] = stream
         stream.holds += 1
         return stream

@@ -5,19 +5,22 @@ Owns what a row means. A stream is a list without gaps that only grows: `CHUNK` 
 `CLOSED`, as the last row, is the stream's end. Nothing is ever changed or taken away, so an
 index stays what it is and a reader goes on exactly where it was.
 
-Rows are checked like events, against a checksum and their place. Writing them is the
+Rows are checked like events, against a checksum and their place, and their seal if the
+journal has seals. Writing them is the
 group commit's business: `chunk_op` makes the row operation, which may be performed twice.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 from zlib import crc32
 
 from durable._journal.reader import Reader
 from durable._journal.records import RowOp
+from durable._journal.seals import Seals, place_of_chunk
 from durable._journal.sql import QUERIES
 from durable.errors import JournalCorruptError
 
@@ -74,9 +77,16 @@ class Page(NamedTuple):
     is_closed: bool = False
 
 
-def chunk_op(key: StreamKey, chunk: Chunk) -> RowOp:
-    """Return the operation that records a row, once, and only while its run exists."""
-    pk, _, namespace = key
+def chunk_op(key: StreamKey, chunk: Chunk, seals: Seals | None = None) -> RowOp:
+    """Return the operation that records a row, once, and only while its run exists.
+
+    Raises:
+        JournalError: the journal is sealed, and no key is at hand.
+    """
+    pk, run_id, namespace = key
+    if seals is not None:
+        place = place_of_chunk(run_id, namespace, *chunk[:4])
+        chunk = chunk._replace(payload=seals.seal(place, chunk.payload))
     return RowOp("insert_chunk", (pk, namespace, *chunk, _checksum(key, *chunk)))
 
 
@@ -93,12 +103,12 @@ async def read_page(
     Raises:
         JournalCorruptError: a row is damaged or missing; it is named.
     """
-    return await reader.ask(partial(_read_page, key, start, rows_max, bytes_max))
+    return await reader.ask(partial(_read_page, key, start, rows_max, bytes_max, reader.seals))
 
 
 async def last_row(reader: Reader, key: StreamKey) -> Chunk | None:
     """Return the newest row of a stream, whatever its kind."""
-    return await reader.ask(partial(_read_last, key))
+    return await reader.ask(partial(_read_last, key, reader.seals))
 
 
 async def count_of_step(reader: Reader, key: StreamKey, step: int) -> int:
@@ -117,12 +127,12 @@ async def stream_names(reader: Reader, pk: int) -> list[str]:
 
 
 def read_streams(pk: int, run_id: str, conn: sqlite3.Connection) -> dict[str, list[Chunk]]:
-    """Return all verified rows of a run's streams, by namespace."""
+    """Return all verified rows of a run's streams, by namespace; sealed ones stay so."""
     streams: dict[str, list[Chunk]] = {}
     for name in _names(pk, conn):
         key = StreamKey(pk, run_id, name)
-        rows = conn.execute(_FROM, (pk, name, 0, -1))
-        streams[name] = [_verified(key, place, row) for place, row in enumerate(rows)]
+        rows = conn.execute(_FROM, (pk, name, 0, -1)).fetchall()
+        streams[name] = [verified(key, place, row) for place, row in enumerate(rows)]
     return streams
 
 
@@ -137,9 +147,14 @@ async def _count(reader: Reader, query: str, values: tuple[object, ...]) -> int:
 
 
 def _read_page(
-    key: StreamKey, start: int, rows_max: int, bytes_max: int, conn: sqlite3.Connection
+    key: StreamKey,
+    start: int,
+    rows_max: int,
+    bytes_max: int,
+    seals: Seals | None,
+    conn: sqlite3.Connection,
 ) -> Page:
-    rows, is_last = _fetch(key, start, rows_max, bytes_max, conn)
+    rows, is_last = _fetch(key, start, rows_max, bytes_max, seals, conn)
     if not rows:
         return Page([], start, is_last=True)
     values = (key.pk, key.namespace, start)
@@ -158,19 +173,24 @@ def _stands(row: Chunk, resets: dict[int, int]) -> bool:
 
 
 def _fetch(
-    key: StreamKey, start: int, rows_max: int, bytes_max: int, conn: sqlite3.Connection
+    key: StreamKey,
+    start: int,
+    rows_max: int,
+    bytes_max: int,
+    seals: Seals | None,
+    conn: sqlite3.Connection,
 ) -> tuple[list[Chunk], bool]:
     """Return verified rows up to the page's limits, and whether these were all."""
-    cursor = conn.execute(_FROM, (key.pk, key.namespace, start, rows_max))
     rows: list[Chunk] = []
     size = 0
-    while size < bytes_max:
-        stored: _Stored | None = cursor.fetchone()
-        if stored is None:
-            return rows, len(rows) < rows_max
-        rows.append(_verified(key, start + len(rows), stored))
-        size += len(stored[4] or b"")
-    cursor.close()
+    # Closed on errors as well: an open one would hold back the -wal as long as the error lives.
+    with closing(conn.execute(_FROM, (key.pk, key.namespace, start, rows_max))) as cursor:
+        while size < bytes_max:
+            stored: _Stored | None = cursor.fetchone()
+            if stored is None:
+                return rows, len(rows) < rows_max
+            rows.append(opened_chunk(key, verified(key, start + len(rows), stored), seals))
+            size += len(stored[4] or b"")
     return rows, False
 
 
@@ -179,9 +199,22 @@ def _first(key: StreamKey, step: int, conn: sqlite3.Connection) -> int:
     return -1 if row is None else int(row[0])
 
 
-def _read_last(key: StreamKey, conn: sqlite3.Connection) -> Chunk | None:
+def _read_last(key: StreamKey, seals: Seals | None, conn: sqlite3.Connection) -> Chunk | None:
     row: _Stored | None = conn.execute(_LAST, (key.pk, key.namespace)).fetchone()
-    return None if row is None else _verified(key, row[0], row)
+    return None if row is None else opened_chunk(key, verified(key, row[0], row), seals)
+
+
+def opened_chunk(key: StreamKey, chunk: Chunk, seals: Seals | None) -> Chunk:
+    """Return a row with its payload opened, where the key of its seal is at hand.
+
+    Raises:
+        JournalCorruptError: it is not authentic; it is named.
+    """
+    if seals is None:
+        return chunk
+    place = place_of_chunk(key.run_id, key.namespace, *chunk[:4])
+    what = f"chunk {chunk.place} of stream {key.namespace!r} of run {key.run_id}"
+    return chunk._replace(payload=seals.open_row(what, place, chunk.payload))
 
 
 def _names(pk: int, conn: sqlite3.Connection) -> list[str]:
@@ -196,7 +229,12 @@ def _names(pk: int, conn: sqlite3.Connection) -> list[str]:
     return names
 
 
-def _verified(key: StreamKey, place: int, row: _Stored) -> Chunk:
+def verified(key: StreamKey, place: int, row: _Stored) -> Chunk:
+    """Return a stored row, whose index has to be `place`; it is not opened.
+
+    Raises:
+        JournalCorruptError: it has another one, or does not match its checksum.
+    """
     index, kind, step, attempt, payload, crc = row
     if index != place:
         raise JournalCorruptError(

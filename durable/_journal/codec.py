@@ -8,6 +8,7 @@ Owns the payload format. The first byte says how to read the rest:
           then what cloudpickle wrote
     "j"   JSON in UTF-8
     "N"   None
+    0xff  sealed for its place in one journal, see `seals`; to be opened before it comes here
     "x"   transformed (encrypted, compressed): 1 byte n, n bytes name of the transform,
           then its output, which decodes to a whole payload, first byte included
 
@@ -20,7 +21,7 @@ JSON holds exactly what JSON can hold. A tuple, a NaN, an int key would come bac
 something else, so they are refused with their path; and a JSON codec never unpickles.
 
 Does not checksum (the journal's rows do), and does not authenticate: whoever can write
-the journal can run code as its owner, unless a transform authenticates.
+the journal can run code as its owner, unless its rows are sealed (see `seals`).
 """
 
 from __future__ import annotations
@@ -52,13 +53,14 @@ from durable._journal.locate import (
     locate,
     type_name,
 )
+from durable._journal.seals import is_sealed, key_id_of, no_key, signed_part
 from durable.errors import PayloadDecodeError, PayloadTooLargeError, SerializationError
 
 __all__ = ["Codec", "Transform"]
 
 _log = logging.getLogger("durable")
 
-_PICKLE, _CODE, _JSON, _SEALED, _NONE = b"\x80", b"c", b"j", b"x", b"N"
+_PICKLE, _CODE, _JSON, _TRANSFORMED, _NONE = b"\x80", b"c", b"j", b"x", b"N"
 _MIN_MAX_BYTES = 4096
 _PYTHON = f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -70,7 +72,7 @@ class Codec:
         format: ``"pickle"`` (default: nearly everything, exact) or ``"json"`` (None, bool,
             int, finite float, str, list, dict with str keys; refuses the rest, and
             never unpickles, not even payloads recorded before the change of format).
-        transform: encryption or compression of every payload; None for none. Payloads
+        transform: compression, for instance, of every payload; None for none. Payloads
             recorded before it was set remain readable.
         warn_bytes: log one warning per codec for a payload above this size. Default 256 KB.
         max_bytes: refuse payloads above this size. Default 16 MB, at least 4 KB.
@@ -133,7 +135,7 @@ class Codec:
             ):
                 payload = _code_head() + payload
         if self.transform is not None:
-            payload = seal(_SEALED, self.transform, payload)
+            payload = seal(_TRANSFORMED, self.transform, payload)
         if len(payload) > self._size_check:
             self._check_size(len(payload), value, root)
         return payload
@@ -181,7 +183,9 @@ class Codec:
         from durable._journal.preview import StandIn, preview_json, preview_pickle
 
         try:
-            if payload[:1] == _SEALED:
+            if is_sealed(payload):
+                return self._preview_sealed(payload)
+            if payload[:1] == _TRANSFORMED:
                 name, _ = split_head(payload)
                 if self.transform is None or name != self.transform.tag:
                     return StandIn(f"sealed by transform {name!r}, {len(payload)} bytes")
@@ -194,6 +198,16 @@ class Codec:
             return preview_pickle(body)
         except Exception:
             return StandIn(f"unreadable payload, {len(payload)} bytes")
+
+    def _preview_sealed(self, payload: bytes) -> object:
+        from durable._journal.preview import StandIn
+
+        try:
+            body = signed_part(payload)
+        except PayloadDecodeError:
+            size = len(payload)
+            return StandIn(f"sealed with the key {key_id_of(payload)}, {size} bytes")
+        return None if body is None else self.preview(body)
 
     def _check_size(self, size: int, value: object, root: Root) -> None:
         path = largest(value, root, _weigh)
@@ -214,7 +228,9 @@ class Codec:
 
     def _decode_other(self, payload: bytes) -> object:
         head = payload[:1]
-        if head == _SEALED:
+        if is_sealed(payload):
+            raise no_key(payload)
+        if head == _TRANSFORMED:
             return self.decode(open_seal(self.transform, payload))
         if head == _JSON:
             return load_json(payload[1:])
@@ -232,7 +248,10 @@ class Codec:
 
 def form_of(payload: bytes) -> str:
     """Return in a word how a payload is encoded, without looking into it."""
-    known = {_PICKLE: "pickle", _CODE: "code", _JSON: "json", _SEALED: "sealed", _NONE: "none"}
+    known = {
+        _PICKLE: "pickle", _CODE: "code", _JSON: "json", _TRANSFORMED: "sealed",
+        _NONE: "none", b"\xff": "sealed",
+    }  # fmt: skip
     return known.get(payload[:1], "unknown")
 
 

@@ -1,7 +1,7 @@
 """The heads of payloads that need one: a first byte, a name, then the body.
 
 Owns how code and transformed payloads are marked (`kind`, 1 byte n, n bytes of ASCII),
-and the hook through which an application encrypts or compresses all payloads.
+and the hook through which an application compresses all payloads, for example.
 
 A transform sees whole payloads, first byte included: one that authenticates therefore
 also protects how the payload will be read.
@@ -19,7 +19,9 @@ _NAME_MAX = 32
 
 
 class Transform(Protocol):
-    """A reversible change of all payloads, such as encryption or compression.
+    """A reversible change of the bytes of all payloads, such as compression.
+
+    It cannot tell one row from another; to encrypt, use `Encryption`, which can.
 
     `tag` (1 to 32 ASCII characters) is stored with each payload. To change a key, change
     the tag and let `decode` tell old from new. Errors of `encode` refuse the value,

@@ -42,7 +42,7 @@ def read_history(
         if not rows and not is_there:
             return []
     seed = checksum_of_run(run_id)
-    events = [_verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
+    events = [verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
     if not 0 <= limit <= len(rows):
         _check_end(pk, run_id, after_seq + len(rows), conn)
     return events
@@ -54,7 +54,7 @@ def read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
     if row is None:
         return None
     _check_end(pk, run_id, row[0], conn)
-    return _verified(run_id, checksum_of_run(run_id), row[0], row)
+    return verified(run_id, checksum_of_run(run_id), row[0], row)
 
 
 def _is_there(pk: int, run_id: str, conn: sqlite3.Connection) -> bool:
@@ -76,7 +76,12 @@ def _check_end(pk: int, run_id: str, last: int, conn: sqlite3.Connection) -> Non
         )
 
 
-def _verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
+def verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
+    """Return a stored event, whose number has to be `place`; it is not opened.
+
+    Raises:
+        JournalCorruptError: it has another one, or does not match its checksum.
+    """
     seq = row[0]
     if seq != place:
         raise JournalCorruptError(

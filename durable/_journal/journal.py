@@ -22,10 +22,13 @@ from durable._journal.database import Boot, finish, prepare
 from durable._journal.driver import Driver, DriverFactory, ThreadDriver
 from durable._journal.faults import UnknownOutcomeError, translate
 from durable._journal.files import JournalFiles
+from durable._journal.keys import KeyRing
 from durable._journal.reader import Reader
 from durable._journal.records import Write
 from durable._journal.retention import delete_expired, delete_run, empty_trash
 from durable._journal.running import Marks
+from durable._journal.sealing import seal_write, seals_of
+from durable._journal.seals import Seals
 from durable._journal.writer import Writer
 from durable.errors import DurableError, JournalError, RuntimeClosedError
 
@@ -45,6 +48,7 @@ class Journal:
         reader: all questions go there.
         writer: None when the journal was opened for reading only.
         journal_id: random, made with the file; empty for readers.
+        seals: of a journal whose payloads are sealed; None for others.
         clean: whether the previous owner ended in an orderly way.
         boot_number: how often the journal was opened by an owner, this time included.
         marks: which attempts run now; opened by who executes runs.
@@ -58,6 +62,7 @@ class Journal:
         codec: Codec | None,
         owner: _Owner | None,
         drivers: DriverFactory,
+        ring: KeyRing | None,
     ) -> None:
         self.path = files.path
         self._files = files
@@ -73,7 +78,9 @@ class Journal:
         self.boot_number = boot.number
         self.suspect = boot.suspect
         self._driver = owner.driver if owner else None
-        if owner is not None:
+        self._ring = ring
+        self.seals = reader.seals
+        if owner is not None and self.seals is None:
             setattr(self, "submit", owner.writer.submit)  # without a detour: each step passes it
         self._keys = itertools.count(boot.max_pk + 1)
         self._closed = False
@@ -85,6 +92,7 @@ class Journal:
         *,
         clock: Clock,
         codec: Codec | None = None,
+        ring: KeyRing | None = None,
         durability: str = "full",
         driver_factory: DriverFactory = ThreadDriver,
         owner: bool = True,
@@ -97,6 +105,7 @@ class Journal:
             path: where it lies.
             clock: time for the boot record and for pauses while the disk fails.
             codec: carried as an attribute.
+            ring: keys for the seals of its payloads; None for none.
             durability: ``"full"`` survives power loss; ``"process"`` survives the death of
                 the process, and a power loss may undo the last seconds.
             driver_factory: makes the drivers; tests and simulations pass their own.
@@ -106,7 +115,8 @@ class Journal:
             went_down: the previous owner is known to have ended on request, not by a crash.
 
         Raises:
-            JournalError: the file cannot be opened, is damaged, newer, or not a journal.
+            JournalError: the file cannot be opened, is damaged, newer, or not a journal; or it
+                holds what is not sealed, and keys were given.
         """
         if durability not in _DURABILITIES:
             raise ValueError(f"durability is {durability!r}: it must be one of {_DURABILITIES}")
@@ -114,10 +124,10 @@ class Journal:
         files.still_owned = still_owned
         reader = Reader(driver_factory(files.uri("ro"), True), files.path)
         if not owner:
-            await _open_reader(reader, files)
-            return cls(files, reader, codec, None, driver_factory)
-        opened = await _Owner.open(files, reader, clock, durability, driver_factory)
-        journal = cls(files, reader, codec, opened, driver_factory)
+            await _open_reader(reader, files, ring)
+            return cls(files, reader, codec, None, driver_factory, ring)
+        opened = await _Owner.open(files, reader, clock, durability, driver_factory, ring)
+        journal = cls(files, reader, codec, opened, driver_factory, ring)
         journal.clean = journal.clean or went_down
         return journal
 
@@ -130,6 +140,10 @@ class Journal:
         """
         return self._require_writer()
 
+    def seals_of(self, journal_id: str) -> Seals:
+        """Return the seals of another journal, by the keys that were given for this one."""
+        return Seals(KeyRing() if self._ring is None else self._ring, journal_id)
+
     def next_pk(self) -> int:
         """Return a key for a new run; keys are never used twice while the journal is open."""
         return next(self._keys)
@@ -141,7 +155,14 @@ class Journal:
             JournalError: the journal was opened for reading only.
             RuntimeClosedError: the journal is closing.
         """
-        self._require_writer().submit(write)
+        writer = self._require_writer()
+        if self.seals is not None:
+            try:
+                seal_write(self.seals, write)
+            except DurableError as error:
+                asyncio.get_running_loop().call_soon(write.settle, error)
+                return
+        writer.submit(write)
 
     async def perform(self, write: Write) -> None:
         """Submit a write and wait for its outcome; cancelling does not call it back.
@@ -264,6 +285,7 @@ class _Owner:
         clock: Clock,
         durability: str,
         driver_factory: DriverFactory,
+        ring: KeyRing | None,
     ) -> _Owner:
         files.create()
         driver = driver_factory(files.uri("rw"), False)
@@ -271,6 +293,7 @@ class _Owner:
             await driver.open()
             now = clock.wall_us()
             boot = await driver.call(partial(_prepare, files, durability, now))
+            reader.seals = await driver.call(partial(_seals, files.path, ring, owner=True))
             await reader.open()
         except (sqlite3.Error, OSError, UnknownOutcomeError) as error:
             driver.abandon()
@@ -286,10 +309,21 @@ def _prepare(files: JournalFiles, durability: str, now_us: int, conn: sqlite3.Co
     return prepare(conn, files, durability, now_us)
 
 
-async def _open_reader(reader: Reader, files: JournalFiles) -> None:
+def _seals(
+    path: str, ring: KeyRing | None, conn: sqlite3.Connection, *, owner: bool
+) -> Seals | None:
+    return seals_of(conn, path, ring, owner=owner)
+
+
+async def _open_reader(reader: Reader, files: JournalFiles, ring: KeyRing | None) -> None:
     if not os.path.exists(files.path):
         raise JournalError(f"there is no journal at {files.path}: check the path")
     await reader.open()
+    try:
+        reader.seals = await reader.ask(partial(_seals, files.path, ring, owner=False))
+    except BaseException:
+        await reader.close()
+        raise
 
 
 async def _finish(driver: Driver, clean: bool, path: str) -> None:

@@ -5,6 +5,7 @@ everything is looked at before anything of it is recorded, and nothing of it is 
 Payloads travel as the bytes that they are (base64), beside a preview for people.
 
     {"format": "durable run", "version": 1, "checksum": "sha256:...",
+     "sealed_in": "3f0c...",          only if its payloads are sealed: the journal's id
      "about": {...},                  readable facts; not read by an import
      "run": {"run_id": ..., ...},     the columns of its row; times in UTC microseconds
      "events": [{"seq": 1, "kind": "run_created", ..., "shown": ...,
@@ -12,6 +13,8 @@ Payloads travel as the bytes that they are (base64), beside a preview for people
      "streams": {"": [{"kind": "chunk", "step": 4, "attempt": 1, "payload": ..., ...}]}}
 
 The checksum covers what an import reads, so `about` and `shown` may be cut out by hand.
+Sealed payloads travel sealed. Who imports them needs their key; the seals tell what was
+forged, or taken from another place.
 """
 
 from __future__ import annotations
@@ -27,11 +30,13 @@ from typing import Any, NoReturn, get_args, get_type_hints
 from durable._journal.chunks import CHUNK, CLOSED, RESET, Chunk
 from durable._journal.codec import form_of
 from durable._journal.history_rules import check_history
+from durable._journal.keys import KeyRing
 from durable._journal.records import RunRow
-from durable._journal.whole import WholeRun
+from durable._journal.seals import Seals, is_sealed
+from durable._journal.whole import WholeRun, opened
 from durable._replay.attributes import ATTRIBUTE_KINDS
 from durable._replay.events import Event, EventKind
-from durable.errors import InvalidExportError
+from durable.errors import InvalidExportError, JournalCorruptError, PayloadDecodeError
 
 FORMAT, VERSION = "durable run", 1
 _KINDS = {kind.label: kind for kind in EventKind}
@@ -57,6 +62,7 @@ def pack(
     whole: WholeRun,
     about: Mapping[str, object],
     shown: Callable[[Event | Chunk], object],
+    sealed_in: str | None = None,
 ) -> dict[str, Any]:
     """Return the document of a run.
 
@@ -64,6 +70,7 @@ def pack(
         whole: the run.
         about: facts about it for people, as JSON data.
         shown: gives the preview of what an event or a chunk holds, as JSON data.
+        sealed_in: the id of the journal for which the payloads are sealed, None if they are not.
     """
     columns = whole.row._asdict().items()
     run = {name: value for name, value in columns if name not in _OWN_COLUMNS}
@@ -71,6 +78,7 @@ def pack(
         "format": FORMAT,
         "version": VERSION,
         "checksum": "",
+        **({} if sealed_in is None else {"sealed_in": sealed_in}),
         "about": dict(about),
         "run": run,
         "events": [_packed_event(event, shown) for event in whole.events],
@@ -86,7 +94,8 @@ def pack(
 def _packed_event(event: Event, shown: Callable[[Event | Chunk], object]) -> dict[str, Any]:
     packed: dict[str, Any] = {**event._asdict(), "kind": EventKind(event.kind).label}
     if event.payload is not None:
-        form = "text" if event.kind in _TEXTS else form_of(event.payload)
+        form = form_of(event.payload)
+        form = "text" if event.kind in _TEXTS and not is_sealed(event.payload) else form
         packed["payload"] = _packed_payload(event.payload, form)
         packed["shown"] = shown(event)
     return packed
@@ -107,6 +116,7 @@ def _packed_payload(payload: bytes, form: str) -> dict[str, str]:
 
 def _checksum(document: Mapping[str, Any]) -> str:
     bare: list[object] = [document["format"], document["version"], document["run"]]
+    bare += [document[key] for key in ("sealed_in",) if key in document]
     bare.append([_without_preview(event) for event in document["events"]])
     streams = document.get("streams", {})
     bare.append({name: [_without_preview(row) for row in rows] for name, rows in streams.items()})
@@ -139,8 +149,12 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def unpack(document: object) -> WholeRun:
+def unpack(document: object, seals_of: Callable[[str], Seals] | None = None) -> WholeRun:
     """Return the run of a document, checked, with the key 0; executes and loads nothing.
+
+    Args:
+        document: JSON data.
+        seals_of: gives the seals of the journal with an id, from the keys that are at hand.
 
     Raises:
         InvalidExportError: it is none, is damaged, was written by a newer `durable`, or holds a
@@ -165,8 +179,34 @@ def unpack(document: object) -> WholeRun:
     _check_sum(document)
     row = _row(run)
     history = [_event(place, event) for place, event in enumerate(events, 1)]
-    check_history(row, history)
-    return WholeRun(row, history, {name: _stream(name, rows) for name, rows in streams.items()})
+    sealed_in = document.get("sealed_in")
+    is_open = sealed_in is None
+    chunks = {name: _stream(name, rows, is_open=is_open) for name, rows in streams.items()}
+    whole = WholeRun(row, history, chunks)
+    if not is_open:
+        whole = _unsealed(whole, sealed_in, seals_of)
+    check_history(row, whole.events)
+    return whole
+
+
+def _unsealed(
+    whole: WholeRun, journal_id: object, seals_of: Callable[[str], Seals] | None
+) -> WholeRun:
+    if not _is_a(str, journal_id):
+        raise InvalidExportError(f'it has "sealed_in": {journal_id!r:.60}, which is no id')
+    seals = (seals_of or _no_seals)(str(journal_id))
+    try:
+        whole = opened(whole, seals)
+    except (JournalCorruptError, PayloadDecodeError) as error:
+        raise InvalidExportError(str(error)) from None
+    for name, chunks in whole.streams.items():
+        for chunk in chunks:
+            _check_chunk(f"chunk {chunk.place} of stream {name!r:.60}", chunk)
+    return whole
+
+
+def _no_seals(journal_id: str) -> Seals:
+    return Seals(KeyRing(), journal_id)
 
 
 def _check_sum(document: Mapping[str, Any]) -> None:
@@ -208,12 +248,16 @@ def _event(place: int, event: dict[str, Any]) -> Event:
     )  # fmt: skip
 
 
-def _stream(name: str, rows: Sequence[dict[str, Any]]) -> list[Chunk]:
+def _stream(name: str, rows: Sequence[dict[str, Any]], *, is_open: bool) -> list[Chunk]:
     if not _is_a(str, name):
         raise InvalidExportError(f"the name of stream {name!r:.60} is no text")
-    return [
-        _chunk(f"chunk {place} of stream {name!r:.60}", place, rows) for place in range(len(rows))
-    ]
+    chunks: list[Chunk] = []
+    for place in range(len(rows)):
+        what = f"chunk {place} of stream {name!r:.60}"
+        chunks.append(_chunk(what, place, rows))
+        if is_open:
+            _check_chunk(what, chunks[-1])
+    return chunks
 
 
 def _chunk(what: str, place: int, rows: Sequence[dict[str, Any]]) -> Chunk:
@@ -224,9 +268,14 @@ def _chunk(what: str, place: int, rows: Sequence[dict[str, Any]]) -> Chunk:
     if kind == CLOSED and place != len(rows) - 1:
         raise InvalidExportError(f"{what} closes it, and others follow")
     payload = _payload(what, row.get("payload"))
-    if (payload is None) == (kind == CHUNK):
-        raise InvalidExportError(f"{what} is a {row['kind']} with a payload, or a chunk without")
     return Chunk(place, kind, row["step"], row["attempt"], payload)
+
+
+def _check_chunk(what: str, chunk: Chunk) -> None:
+    if (chunk.payload is None) == (chunk.kind == CHUNK):
+        raise InvalidExportError(
+            f"{what} is a {_CHUNK_KINDS[chunk.kind]} with a payload, or a chunk without"
+        )
 
 
 def _payload(what: str, packed: object) -> bytes | None:

@@ -266,6 +266,15 @@ SELECT token_hash, seq, crc FROM hooks WHERE run = ? AND seq > 0 ORDER BY seq;
 -- name: answers_of
 SELECT count(*) FROM events WHERE run = ? AND kind = ? AND ref = ?;
 
+-- name: reseal_event
+UPDATE events SET payload = ?, crc = ? WHERE run = ? AND seq = ?;
+
+-- name: reseal_chunk
+UPDATE chunks SET payload = ?, crc = ? WHERE run = ? AND stream = ? AND idx = ?;
+
+-- name: forget_reasons
+UPDATE requests SET payload = NULL;
+
 -- name: add_request
 INSERT INTO requests (run, kind, seq, payload, crc) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (run, kind) DO UPDATE SET seq = excluded.seq,

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
@@ -22,6 +22,8 @@ from durable._journal.faults import is_disk_fault, translate
 from durable._journal.histories import CURE, read_history, read_last
 from durable._journal.records import HookRow, Request, RunRow
 from durable._journal.row_checksums import hook_sum, request_sum, run_row, shown_row
+from durable._journal.sealing import open_requests
+from durable._journal.seals import Seals
 from durable._journal.selection import (
     COUNT_ENTRIES,
     SCAN_ENTRIES,
@@ -65,12 +67,16 @@ class Reader:
         driver: a driver made for reading (``mode=ro``), not yet opened.
         path: the journal's path, for messages.
 
+    Attributes:
+        seals: of a journal whose payloads are sealed; set by who opens it.
+
     All methods raise `JournalError` when the file cannot be read.
     """
 
     def __init__(self, driver: Driver, path: str) -> None:
         self._driver = driver
         self._path = path
+        self.seals: Seals | None = None
         self._halted: asyncio.Future[None] | None = None
         self._refused: str | None = None
         self._closed = False
@@ -117,7 +123,7 @@ class Reader:
     async def history(
         self, pk: int, run_id: str, after_seq: int = 0, limit: int | None = None
     ) -> list[Event]:
-        """Return the verified events of a run, in order.
+        """Return the verified events of a run, in order; opened, where their key is at hand.
 
         Args:
             pk, run_id: the run, by both names: the checksums cover the public one.
@@ -125,15 +131,25 @@ class Reader:
             limit: at most this many. Default: all.
 
         Raises:
-            JournalCorruptError: an event is damaged or missing; it is named.
+            JournalCorruptError: an event is damaged, missing or not authentic; it is named.
             WorkflowRunNotFoundError: the run is just being deleted.
         """
         parameters = (pk, after_seq, _NO_LIMIT if limit is None else limit)
-        return await self._ask(partial(read_history, run_id, after_seq, parameters))
+        fetch = partial(read_history, run_id, after_seq, parameters)
+        return await self._ask(fetch if self.seals is None else partial(self._open, run_id, fetch))
+
+    def _open(
+        self, run_id: str, fetch: Callable[[sqlite3.Connection], list[Event]], conn: Any
+    ) -> list[Event]:
+        assert self.seals is not None
+        return [self.seals.open_event(run_id, event) for event in fetch(conn)]
 
     async def last_event(self, pk: int, run_id: str) -> Event | None:
-        """Return the newest event of a run, verified, or None."""
-        return await self._ask(partial(read_last, pk, run_id))
+        """Return the newest event of a run, verified and opened, or None."""
+        last = await self._ask(partial(read_last, pk, run_id))
+        if last is None or self.seals is None:
+            return last
+        return self.seals.open_event(run_id, last)
 
     async def end_event(self, pk: int, run_id: str) -> Event | None:
         """Return the event that ended a finished run, verified; None if it is deleted by now."""
@@ -152,7 +168,8 @@ class Reader:
     async def requests(self) -> list[Request]:
         """Return what was asked of runs while no process executed them."""
         rows = await self._ask(lambda conn: conn.execute(_REQUESTS).fetchall())
-        return [Request._make(row[:-1]) for row in rows if self._is_sound(row)]
+        found = [Request._make(row[:-1]) for row in rows if self._is_sound(row)]
+        return found if self.seals is None else open_requests(self.seals, found)
 
     def _is_sound(self, row: tuple[int, str, int, bytes | None, int]) -> bool:
         with suppress(TypeError, ValueError):

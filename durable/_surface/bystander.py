@@ -33,6 +33,7 @@ from durable._journal.codec import Codec
 from durable._journal.control_client import OwnerLostError, own_or_connect
 from durable._journal.filesystem import canonical_journal_path, check_filesystem, journal_file
 from durable._journal.journal import Journal
+from durable._journal.keys import Encryption, KeyRing
 from durable._journal.lock import OwnerLock
 from durable._journal.reader import Reader
 from durable._journal.records import (
@@ -67,6 +68,7 @@ class Bystander(Scoped):
 
     Args:
         path: the journal's file; it must exist.
+        encryption: the keys of a journal that is sealed. Without them its values stay so.
 
     Raises on opening: `JournalError` when there is no journal or it cannot be read.
 
@@ -74,14 +76,16 @@ class Bystander(Scoped):
         ``async with Bystander("app.db") as access: await Run("order-17", access).events()``
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], encryption: Encryption | None = None) -> None:
         self.path = canonical_journal_path(path)
+        self._encryption = encryption
         self.payloads = EnginePayloads(Codec())
         self._journal: Journal | None = None
 
     async def open(self) -> None:
         """Open the file for reading."""
-        self._journal = await Journal.open(self.path, clock=SystemClock(), owner=False)
+        ring = await _ring(self._encryption)
+        self._journal = await Journal.open(self.path, clock=SystemClock(), ring=ring, owner=False)
 
     async def close(self, *, drain: bool = True) -> None:
         """Close the file; nothing runs here that could be waited for."""
@@ -139,11 +143,12 @@ async def command(
     give: Callable[[CommandPort], Awaitable[T]],
     *,
     create: bool = False,
+    encryption: Encryption | None = None,
 ) -> T:
     """Give one command to a journal, again if its owner goes away meanwhile; see `commanding`."""
     for _ in range(_TRIES):
         try:
-            async with commanding(path, create=create) as port:
+            async with commanding(path, create=create, encryption=encryption) as port:
                 return await give(port)
         except OwnerLostError:
             continue  # the next owner, or nobody, is given the same
@@ -152,13 +157,17 @@ async def command(
 
 @asynccontextmanager
 async def commanding(
-    path: str | os.PathLike[str], *, create: bool = False
+    path: str | os.PathLike[str],
+    *,
+    create: bool = False,
+    encryption: Encryption | None = None,
 ) -> AsyncIterator[CommandPort]:
     """Give the way to command the runs of a journal, whether or not it has an owner.
 
     Args:
         path: the journal's file.
         create: make it if it does not exist.
+        encryption: the keys of a journal that is sealed, for what is written without an owner.
 
     Raises:
         JournalError: there is no journal, or it cannot be opened.
@@ -168,8 +177,8 @@ async def commanding(
     if not create and not os.path.exists(journal_file(path)):
         raise JournalError(f"there is no journal at {path}: check the path")
     lock, clock = OwnerLock(path), SystemClock()
-    command = " ".join(sys.argv)[:300]
-    client = await own_or_connect(lock, {"since": clock.wall_us(), "command": command})
+    words = " ".join(sys.argv[:2])[:300]  # what follows may be a payload or a token
+    client = await own_or_connect(lock, {"since": clock.wall_us(), "command": words})
     if client is not None:
         try:
             yield RemoteEngine(client)
@@ -177,7 +186,7 @@ async def commanding(
             await client.close()
         return
     try:
-        journal = await Journal.open(path, clock=clock)
+        journal = await Journal.open(path, clock=clock, ring=await _ring(encryption))
         try:
             yield Unowned(journal, clock)
         finally:
@@ -317,6 +326,10 @@ class Unowned:
         seq = await self._journal.reader.last_seq(row.pk)
         request = add_request(row.pk, kind, seq, payload)
         await self._journal.perform(Write(done=_ignore, ops=[request], vital=True))
+
+
+async def _ring(encryption: Encryption | None) -> KeyRing | None:
+    return None if encryption is None else await asyncio.to_thread(encryption.ring)
 
 
 def _expiry(row: RunRow, at: int) -> int | None:

@@ -37,6 +37,9 @@ async def export_run(
     if whole is None:
         raise WorkflowRunNotFoundError(run_id)
 
+    seals = access.reader.seals
+    sealed_in = None if seals is None else seals.journal_id
+
     def shown(each: Event | Chunk) -> object:
         if isinstance(each, Event):
             value = shown_event(access, each).value
@@ -45,7 +48,7 @@ async def export_run(
         return json.loads(json.dumps(json_value(value)))  # as it will be in the file
 
     def work() -> dict[str, Any]:
-        document = pack(whole, run_facts(whole.row), shown)
+        document = pack(whole, run_facts(whole.row), shown, sealed_in)
         if path is not None:
             text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
             write_whole(path, text.encode(), overwrite=overwrite)

@@ -19,10 +19,11 @@ from durable._base.clock import SystemClock
 from durable._base.ids import new_run_id, new_token, token_hash, valid_text
 from durable._journal.codec import Codec
 from durable._journal.records import BLOCKED, FINISHED
-from durable._surface.bystander import Bystander, CommandPort, command
+from durable._surface.bystander import CommandPort, command
 from durable._surface.cli_doctor import add_doctor
 from durable._surface.cli_files import add_files
-from durable._surface.cli_runs import add_journal, add_runs
+from durable._surface.cli_keys import add_keys
+from durable._surface.cli_runs import add_journal, add_key_file, add_runs, bystander, keys_of
 from durable._surface.history import read_events, waiting_for
 from durable._surface.lifecycle import checked_id, pause, rerun, retry
 from durable._surface.listing import event_facts, history_lines, plain, run_facts
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_payload(send, _send)
     add_files(commands.add_parser)
     add_doctor(commands.add_parser)
+    add_keys(commands.add_parser)
     return parser
 
 
@@ -119,6 +121,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--base-url", metavar="URL",
         help="what webhook URLs begin with ($DURABLE_WEBHOOK_BASE_URL, the server's address)",
     )  # fmt: skip
+    add_key_file(parser)
     parser.set_defaults(perform=_serve)
 
 
@@ -199,7 +202,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 async def _shown(arguments: argparse.Namespace) -> str:
-    async with Bystander(arguments.db) as access:
+    async with bystander(arguments) as access:
         row = await access.reader.run_by_id(arguments.run_id)
         if row is None:
             raise WorkflowRunNotFoundError(arguments.run_id)
@@ -214,7 +217,7 @@ async def _shown(arguments: argparse.Namespace) -> str:
 def _stream(arguments: argparse.Namespace) -> int:
     showing = show_stream(
         arguments.db, arguments.run_id, arguments.namespace, arguments.start,
-        follow=arguments.follow, as_json=arguments.json,
+        follow=arguments.follow, as_json=arguments.json, encryption=keys_of(arguments),
     )  # fmt: skip
     asyncio.run(showing)
     return 0
@@ -235,11 +238,12 @@ async def _command(arguments: argparse.Namespace, ask: Ask, on_ended: bool) -> i
 
 async def _ask(arguments: argparse.Namespace, ask: Ask) -> str:
     arguments.request = new_run_id(SystemClock().wall_us())  # the same, however often it is made
-    return await command(arguments.db, lambda port: ask(port, arguments))
+    keys = keys_of(arguments)
+    return await command(arguments.db, lambda port: ask(port, arguments), encryption=keys)
 
 
 async def _status(arguments: argparse.Namespace) -> str:
-    async with Bystander(arguments.db) as access:
+    async with bystander(arguments) as access:
         return await Run(arguments.run_id, access).status()
 
 
@@ -272,7 +276,7 @@ def _hand_in(arguments: argparse.Namespace, ask: Ask) -> int:
 
 
 async def _resume_hook(port: CommandPort, arguments: argparse.Namespace) -> str:
-    async with Bystander(arguments.db) as access:
+    async with bystander(arguments) as access:
         hook = await access.reader.hook(token_hash(arguments.token))
     if hook is None:
         raise HookNotFoundError(arguments.token)
@@ -302,7 +306,7 @@ async def _retry(port: CommandPort, arguments: argparse.Namespace) -> str:
 
 
 async def _rerun(port: CommandPort, arguments: argparse.Namespace) -> str:
-    async with Bystander(arguments.db) as access:
+    async with bystander(arguments) as access:
         row = await access.reader.run_by_id(arguments.run_id)
         if row is None:
             raise WorkflowRunNotFoundError(arguments.run_id)
@@ -329,5 +333,5 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     return serve(
         arguments.target, host=arguments.host, port=arguments.port, journal=arguments.db,
-        base_url=arguments.base_url,
+        base_url=arguments.base_url, key_file=arguments.key_file,
     )  # fmt: skip

@@ -13,9 +13,9 @@ import json
 from collections.abc import Callable, Coroutine
 from functools import partial
 
-from durable._surface.bystander import Bystander, CommandPort, Unowned, command
+from durable._surface.bystander import CommandPort, Unowned, command
 from durable._surface.carrying import export_run, read_document, send_document
-from durable._surface.cli_runs import add_journal
+from durable._surface.cli_runs import add_journal, bystander, keys_of
 from durable.errors import WorkflowRunNotFoundError
 
 Ask = Callable[[argparse.Namespace], Coroutine[None, None, str]]
@@ -48,7 +48,7 @@ def _perform(ask: Ask, arguments: argparse.Namespace) -> int:
 
 
 async def _export(arguments: argparse.Namespace) -> str:
-    async with Bystander(arguments.db) as access:
+    async with bystander(arguments) as access:
         document = await export_run(
             access, arguments.run_id, arguments.file, overwrite=arguments.overwrite
         )
@@ -64,12 +64,13 @@ async def _import(arguments: argparse.Namespace) -> str:
         near = isinstance(port, Unowned)
         return await send_document(port, document, arguments.run_id, near=near)
 
-    run_id = await command(arguments.db, give, create=True)
+    keys = keys_of(arguments)
+    run_id = await command(arguments.db, give, create=True, encryption=keys)
     return f"{run_id}: imported; see `durable show {run_id}`"
 
 
 async def _backup(arguments: argparse.Namespace) -> str:
-    async with Bystander(arguments.db) as access:
+    async with bystander(arguments) as access:
         made = await access.journal.back_up(arguments.file, overwrite=arguments.overwrite)
     return f"{made.path}: {made.runs} runs, {made.events} events, {made.bytes:,} bytes, all checked"
 
@@ -78,8 +79,8 @@ async def _delete(arguments: argparse.Namespace) -> str:
     async def give(port: CommandPort) -> None:
         await port.ask("delete_run", run_id=arguments.run_id)
 
-    async with Bystander(arguments.db) as access:
+    async with bystander(arguments) as access:
         if await access.reader.run_by_id(arguments.run_id) is None:
             raise WorkflowRunNotFoundError(arguments.run_id)
-    await command(arguments.db, give)
+    await command(arguments.db, give, encryption=keys_of(arguments))
     return f"{arguments.run_id}: deleted"

@@ -17,6 +17,7 @@ from typing import Any
 from durable._authoring.primitives import from_us
 from durable._base.clock import SystemClock
 from durable._base.duration import parse_duration
+from durable._journal.keys import KEY_FILE_VARIABLE, Encryption
 from durable._journal.records import RunRow
 from durable._journal.selection import STATUSES, Selection
 from durable._surface.bystander import Bystander
@@ -33,7 +34,26 @@ def add_journal(
     parser.add_argument(
         "--db", metavar="PATH", default=default, help="the journal ($DURABLE_JOURNAL, durable.db)"
     )
+    add_key_file(parser)
     parser.set_defaults(perform=perform)
+
+
+def add_key_file(parser: argparse.ArgumentParser) -> None:
+    """Let a command name the keys of a journal that is sealed."""
+    parser.add_argument(
+        "--key-file", metavar="FILE", default=os.environ.get(KEY_FILE_VARIABLE) or None,
+        help=f"the keys of a sealed journal (${KEY_FILE_VARIABLE})",
+    )  # fmt: skip
+
+
+def keys_of(arguments: argparse.Namespace) -> Encryption | None:
+    """Return the keys that a command line names."""
+    return None if arguments.key_file is None else Encryption.if_sealed(arguments.key_file)
+
+
+def bystander(arguments: argparse.Namespace) -> Bystander:
+    """Return the way to look at the journal that a command line names."""
+    return Bystander(arguments.db, keys_of(arguments))
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +102,10 @@ def chosen(arguments: argparse.Namespace) -> Selection:
 def _runs(arguments: argparse.Namespace) -> int:
     selection = chosen(arguments)
     if arguments.count:
-        print(asyncio.run(_counted(arguments.db, selection)))
+        print(asyncio.run(_counted(arguments, selection)))
         return 0
     order: Order = "oldest" if arguments.oldest else "newest"
-    rows = asyncio.run(_listed(arguments.db, selection, order, arguments.limit))
+    rows = asyncio.run(_listed(arguments, selection, order, arguments.limit))
     if arguments.json:
         print(json.dumps([run_facts(row) for row in rows], indent=2))
     else:
@@ -93,15 +113,17 @@ def _runs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _counted(path: str, selection: Selection) -> int:
-    async with Bystander(path) as access:
+async def _counted(arguments: argparse.Namespace, selection: Selection) -> int:
+    async with bystander(arguments) as access:
         return await access.reader.count(selection)
 
 
-async def _listed(path: str, selection: Selection, order: Order, limit: int) -> list[RunRow]:
+async def _listed(
+    arguments: argparse.Namespace, selection: Selection, order: Order, limit: int
+) -> list[RunRow]:
     rows: list[RunRow] = []
     cursor: str | None = None
-    async with Bystander(path) as access:
+    async with bystander(arguments) as access:
         while len(rows) < limit:
             page = min(limit - len(rows), LIMIT_MAX)
             found, cursor = await read_rows(access, selection, order, page, cursor)

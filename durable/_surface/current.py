@@ -1,8 +1,8 @@
 """Which runtime `start` and `get_run` use when none is named.
 
 Inside a step: the one that runs the step. Else the one opened last in the running loop.
-With none open, a default one is opened at ``$DURABLE_JOURNAL`` or ``./durable.db`` and
-closed together with its loop.
+With none open, a default one is opened at ``$DURABLE_JOURNAL`` or ``./durable.db``, with the
+keys of ``$DURABLE_KEY_FILE`` if that is set, and closed together with its loop.
 """
 
 from __future__ import annotations

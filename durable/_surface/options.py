@@ -17,6 +17,7 @@ from durable._authoring.workflow import KEEP_FOR_EVER, check_retention
 from durable._base.duration import parse_duration
 from durable._engine.options import EngineOptions
 from durable._journal.codec import Codec
+from durable._journal.keys import Encryption
 
 Duration = float | timedelta | str
 
@@ -82,6 +83,15 @@ def check_codec(codec: object) -> None:
         raise TypeError(
             f"codec is {codec!r}, which is no Codec: give one, such as "
             'durable.Codec(format="json"), or None'
+        )
+
+
+def check_encryption(encryption: object) -> None:
+    """Raise a TypeError for what is no encryption."""
+    if encryption is not None and not isinstance(encryption, Encryption):
+        raise TypeError(
+            f"encryption is a {type(encryption).__name__}: give durable.Encryption(...) with the "
+            'key, such as Encryption("app.key"), or None'
         )
 
 

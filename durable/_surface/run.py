@@ -23,6 +23,7 @@ from durable._engine.ports import EnginePort, RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
 from durable._journal.chunks import StreamKey, stream_names
 from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, CONTINUED, FAILED
+from durable._journal.seals import text_of
 from durable._surface.carrying import export_run
 from durable._surface.current import Access
 from durable._surface.history import HistoryEvent, RunStatus, read_events, waiting_for
@@ -112,7 +113,7 @@ class Run(Lifecycle, Generic[R]):
     async def _end(self, port: EnginePort) -> RunEnd:
         end = await port.wait_end(self.run_id)
         while end.row.status == CONTINUED and end.payload is not None:
-            end = await port.wait_end(end.payload.decode())
+            end = await port.wait_end(text_of(end.payload))
         return end
 
     def __await__(self) -> Generator[Any, None, R]:
@@ -343,7 +344,7 @@ class Run(Lifecycle, Generic[R]):
         if row.status != CONTINUED:
             return None
         last = await access.reader.end_event(row.pk, row.run_id)
-        return None if last is None or not last.payload else Run(last.payload.decode(), access)
+        return None if last is None or not last.payload else Run(text_of(last.payload), access)
 
     async def _events(self) -> list[HistoryEvent]:
         return await read_events(await self._way(), await self._row())
@@ -400,7 +401,7 @@ def _outcome(access: Access, end: RunEnd) -> object:
         blocked = decode_blocked(row.blocked)
         raise WorkflowRunBlockedError(run_id, blocked.kind, blocked.reason)
     if row.status == CANCELLED:
-        raise WorkflowRunCancelledError(run_id, None if payload is None else payload.decode())
+        raise WorkflowRunCancelledError(run_id, None if payload is None else text_of(payload))
     if payload is None or row.status not in (COMPLETED, FAILED):
         raise InternalError(f"run {run_id} ended as {row.status} without a payload")
     if row.status == FAILED:

@@ -23,6 +23,7 @@ from durable._journal.codec import Codec
 from durable._journal.driver import DriverFactory, ThreadDriver
 from durable._journal.filesystem import canonical_journal_path, check_filesystem
 from durable._journal.journal import Journal
+from durable._journal.keys import KEY_FILE_VARIABLE, Encryption
 from durable._journal.lock import OwnerLock
 from durable._journal.reader import Reader
 from durable._replay.body import Body
@@ -31,7 +32,13 @@ from durable._surface.api import begin, calls_of
 from durable._surface.hook_info import HookInfo, find
 from durable._surface.management import Managed
 from durable._surface.messages import WebhookRequest, WebhookResponse
-from durable._surface.options import Duration, check_codec, check_durability, engine_options
+from durable._surface.options import (
+    Duration,
+    check_codec,
+    check_durability,
+    check_encryption,
+    engine_options,
+)
 from durable._surface.place import Place
 from durable._surface.port import CurrentPort
 from durable._surface.run import Run
@@ -67,6 +74,7 @@ class Runtime(Scoped, Managed):
         processes: how many worker processes steps with ``executor="process"`` may use.
             Default: the number of processors.
         codec: how values become bytes; default pickle with cloudpickle where needed.
+        encryption: the keys with which all values are sealed; see `Encryption`. Default: none.
         idle_runs: how many waiting runs stay in memory. Default 1000.
         webhook_base_url: what the URLs of webhooks begin with, as the world sees the server
             that receives them. Default ``$DURABLE_WEBHOOK_BASE_URL`` or
@@ -92,6 +100,7 @@ class Runtime(Scoped, Managed):
         threads: int = 32,
         processes: int | None = None,
         codec: Codec | None = None,
+        encryption: Encryption | None = None,
         idle_runs: int = 1000,
         webhook_base_url: str | None = None,
         allow_unsafe_filesystem: bool = False,
@@ -100,8 +109,10 @@ class Runtime(Scoped, Managed):
     ) -> None:
         check_durability(durability)
         check_codec(codec)
+        check_encryption(encryption)
         self.path = canonical_journal_path(path)
         self.payloads = EnginePayloads(codec or Codec())
+        self._encryption = encryption
         self._durability = durability
         self._client = client
         self._allow_unsafe = allow_unsafe_filesystem
@@ -152,10 +163,14 @@ class Runtime(Scoped, Managed):
         self, drivers: DriverFactory, lock: OwnerLock, *, owner: bool
     ) -> Journal:
         """Open the journal for our place at it."""
+        # In a thread: where the keys come from may be slow.
+        given = self._encryption
+        ring = None if given is None else await asyncio.to_thread(given.ring)
         return await Journal.open(
             self.path,
             clock=self._clock,
             codec=self.payloads.codec,
+            ring=ring,
             durability=self._durability,
             driver_factory=drivers,
             owner=owner,
@@ -414,4 +429,10 @@ class Runtime(Scoped, Managed):
         return f"<Runtime {self.path}>"
 
 
-current.set_factory(Runtime)
+def default_runtime(path: str) -> Runtime:
+    """Return a runtime for where nothing is said but the environment; see `current`."""
+    file = os.environ.get(KEY_FILE_VARIABLE)
+    return Runtime(path, encryption=Encryption(file) if file else None)
+
+
+current.set_factory(default_runtime)

@@ -18,11 +18,12 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
+from durable._journal.keys import KEY_FILE_VARIABLE
 from durable._surface.api import new_event_loop
 from durable._surface.current import all_open, journal_path
 from durable._surface.http_request import Receive, Scope, Send
 from durable._surface.options import BASE_URL_VARIABLE
-from durable._surface.runtime import Runtime
+from durable._surface.runtime import Runtime, default_runtime
 from durable._surface.webhook_desk import webhooks
 from durable.errors import DurableError
 
@@ -37,7 +38,15 @@ class ServeError(DurableError):
     """There is nothing to serve, or no way to."""
 
 
-def serve(target: str, *, host: str, port: int, journal: str | None, base_url: str | None) -> int:
+def serve(
+    target: str,
+    *,
+    host: str,
+    port: int,
+    journal: str | None,
+    base_url: str | None,
+    key_file: str | None = None,
+) -> int:
     """Serve until a signal ends it; return the exit code.
 
     Args:
@@ -45,6 +54,7 @@ def serve(target: str, *, host: str, port: int, journal: str | None, base_url: s
         host, port: where to listen; port 0 for any free one.
         journal: the journal's file; default ``$DURABLE_JOURNAL`` or ``durable.db``.
         base_url: what the URLs of webhooks begin with; default the server's own address.
+        key_file: the keys of the journal; default ``$DURABLE_KEY_FILE`` or none.
 
     Raises:
         ServeError: uvicorn is not installed, or the target cannot be served.
@@ -58,6 +68,8 @@ def serve(target: str, *, host: str, port: int, journal: str | None, base_url: s
         os.environ.setdefault(BASE_URL_VARIABLE, address)
         if journal is not None:
             os.environ["DURABLE_JOURNAL"] = journal
+        if key_file is not None:
+            os.environ[KEY_FILE_VARIABLE] = key_file
         _run(Served(load(target)), listening, address)
     return 0
 
@@ -101,7 +113,7 @@ def load(target: str) -> Asgi:
         sys.path.insert(0, "")  # as `python -m` has it
     module = _import(module_name)
     if not name:
-        return webhooks(Runtime(journal_path()))
+        return webhooks(default_runtime(journal_path()))
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -194,7 +206,7 @@ class _Lifespan:
     async def _begin(self, message: Message) -> Message:
         try:
             if not all_open():
-                await Runtime(journal_path()).open()
+                await default_runtime(journal_path()).open()
         except (DurableError, OSError) as error:
             self.failure = str(error)
             return {"type": "lifespan.startup.failed", "message": self.failure}

@@ -16,6 +16,7 @@ from dataclasses import replace
 from durable._engine.ports import EnginePort
 from durable._engine.remote import RemoteEngine
 from durable._journal.control_client import ControlClient, OwnerLostError
+from durable._journal.keys import Encryption
 from durable._journal.lock import OwnerLock
 from durable._journal.sockets import socket_path_of
 from durable._surface.bystander import Bystander
@@ -37,7 +38,14 @@ class _Listener(Bystander):
 
 
 async def show_stream(
-    db: str, run_id: str, namespace: str | None, start: int, *, follow: bool, as_json: bool
+    db: str,
+    run_id: str,
+    namespace: str | None,
+    start: int,
+    *,
+    follow: bool,
+    as_json: bool,
+    encryption: Encryption | None = None,
 ) -> None:
     """Print the items of a stream, one per line.
 
@@ -45,7 +53,7 @@ async def show_stream(
         JournalError: there is no journal. WorkflowRunNotFoundError: no such run.
         TypeError, ValueError: the namespace or the start is not usable.
     """
-    async with _Listener(db) as access, _owner_of(access, follow=follow) as owner:
+    async with _Listener(db, encryption) as access, _owner_of(access, follow=follow) as owner:
         access.owner = owner
         stream = Run(run_id, access).stream(namespace, start, follow=owner is not None)
         alone = owner is None

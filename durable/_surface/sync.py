@@ -33,6 +33,7 @@ from durable._base.clock import Clock
 from durable._journal.backup import Backup
 from durable._journal.codec import Codec
 from durable._journal.driver import DriverFactory
+from durable._journal.keys import Encryption
 from durable._surface.cancelling import CancelOutcome
 from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
@@ -67,6 +68,7 @@ class RuntimeOptions(TypedDict, total=False):
     threads: int
     processes: int | None
     codec: Codec | None
+    encryption: Encryption | None
     idle_runs: int
     webhook_base_url: str | None
     allow_unsafe_filesystem: bool
