@@ -20,7 +20,7 @@ from zlib import crc32
 
 from durable._journal.reader import Reader
 from durable._journal.records import RowOp
-from durable._journal.seals import Seals, place_of_chunk
+from durable._journal.seals import Seals, not_authentic, place_of_chunk
 from durable._journal.sql import QUERIES
 from durable.errors import JournalCorruptError
 
@@ -213,8 +213,11 @@ def opened_chunk(key: StreamKey, chunk: Chunk, seals: Seals | None) -> Chunk:
     if seals is None:
         return chunk
     place = place_of_chunk(key.run_id, key.namespace, *chunk[:4])
-    what = f"chunk {chunk.place} of stream {key.namespace!r} of run {key.run_id}"
-    return chunk._replace(payload=seals.open_row(what, place, chunk.payload))
+    try:
+        return chunk._replace(payload=seals.open(place, chunk.payload))
+    except JournalCorruptError as error:
+        what = f"chunk {chunk.place} of stream {key.namespace!r} of run {key.run_id}"
+        raise not_authentic(what, error) from None
 
 
 def _names(pk: int, conn: sqlite3.Connection) -> list[str]:
