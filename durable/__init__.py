@@ -36,8 +36,8 @@ from durable._base.backoff import Backoff
 from durable._journal.backup import Backup
 from durable._journal.codec import Codec, Transform
 from durable._journal.judging import Finding
-from durable._journal.verifying import Verification
 from durable._journal.keys import Encryption
+from durable._journal.verifying import Verification
 from durable._surface.api import get_run, run, start, start_many
 from durable._surface.attributes import set_attributes
 from durable._surface.cancelling import CancelOutcome

@@ -272,8 +272,8 @@ UPDATE events SET payload = ?, crc = ? WHERE run = ? AND seq = ?;
 -- name: reseal_chunk
 UPDATE chunks SET payload = ?, crc = ? WHERE run = ? AND stream = ? AND idx = ?;
 
--- name: forget_reasons
-UPDATE requests SET payload = NULL;
+-- name: forget_reason
+UPDATE requests SET payload = NULL, crc = ? WHERE run = ? AND kind = ?;
 
 -- name: add_request
 INSERT INTO requests (run, kind, seq, payload, crc) VALUES (?, ?, ?, ?, ?)
