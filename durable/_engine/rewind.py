@@ -41,6 +41,7 @@ from durable._journal.records import (
     Write,
 )
 from durable._journal.row_ops import claim_hook, set_attributes, set_deadline
+from durable._journal.sealing import require_open
 from durable._replay.attributes import after_changes, first_attributes
 from durable._replay.events import Event, EventKind
 from durable._replay.forking import fork
@@ -158,6 +159,7 @@ async def fork_run(
     seed = source.run_id if found is None or found.seed is None else found.seed
     origin = encode_origin(Origin("forked", source.run_id, seed))
     history = await journal.reader.history(source.pk, source.run_id)
+    require_open(history)
     events = fork(source.run_id, history, asked.at, asked.results, now_us)
     row = _forked(source, history, events, now_us)._replace(
         pk=journal.next_pk(), run_id=new_id, origin=origin
@@ -227,8 +229,10 @@ def retry_write(row: RunRow, history: Sequence[Event], request: str, now_us: int
     """Return what lets a failed run go on, None when `request` has done so before.
 
     Raises:
-        RunStateError: the run has not failed.
+        RunStateError: the run has not failed. PayloadDecodeError: its history is sealed, and
+            the key is not at hand.
     """
+    require_open(history)
     payload = request.encode()
     if any(e.kind == EventKind.RUN_REWOUND and e.payload == payload for e in history):
         return None

@@ -110,6 +110,7 @@ def apply_settings(conn: sqlite3.Connection, durability: str) -> None:
         ("journal_mode", "wal"),
         ("synchronous", SYNCHRONOUS[durability]),
         ("foreign_keys", 1),
+        ("secure_delete", 1),
         ("fullfsync", 1),
         ("checkpoint_fullfsync", 1),
         ("wal_autocheckpoint", WAL_PAGES),
@@ -218,6 +219,7 @@ def prepare_reader(conn: sqlite3.Connection, path: str) -> None:
 
     Raises:
         JournalVersionError: the schema is not the one that this `durable` reads.
+        JournalCorruptError: the schema was changed.
     """
     apply_reader_settings(conn)
     version = version_of(conn, path, LATEST)
@@ -226,6 +228,7 @@ def prepare_reader(conn: sqlite3.Connection, path: str) -> None:
             f"the journal {path} has schema version {version}, and this durable reads {LATEST}: "
             "open it once with a Runtime that may own it"
         )
+    check_schema(conn, path, MIGRATIONS)
 
 
 def truncate_wal(conn: sqlite3.Connection) -> None:

@@ -81,13 +81,16 @@ DriverFactory = Callable[[str, bool], Driver]
 
 def connect(uri: str) -> sqlite3.Connection:
     """Connect in autocommit mode: transactions are only ever begun explicitly."""
-    return sqlite3.connect(
+    conn = sqlite3.connect(
         uri,
         uri=True,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=_CACHED_STATEMENTS,
     )
+    if uri.endswith("mode=ro"):  # who only reads has no business with other files
+        conn.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    return conn
 
 
 def _unconnected() -> sqlite3.OperationalError:

@@ -229,9 +229,11 @@ def read_key_file(path: Path) -> list[Key]:
     except OSError as error:
         why = "it is a link, or " if os.path.islink(path) else ""
         raise _refused(path, f"{why}it cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _check_file(path, os.fstat(descriptor))
-        data = file.read(_FILE_BYTES_MAX)
+        data = os.read(descriptor, _FILE_BYTES_MAX)
+    finally:
+        os.close(descriptor)
     keys = [_key_in(path, line) for line in data.splitlines() if line[:1] not in {b"", b"#"}]
     if not keys:
         raise _refused(path, "it holds no key")

@@ -68,6 +68,8 @@ def migrate(
     """Bring the schema from version `found` to the newest of `migrations`."""
     wanted = [step for step in migrations if step.version > found]
     if wanted and found:
+        # Before anything of the file has a say in what the steps do.
+        check_schema(conn, path, [step for step in migrations if step.version <= found])
         _back_up(conn, path, found)
     for step in wanted:
         _apply(conn, path, step)
@@ -124,8 +126,17 @@ def schema_differs(
 
 
 def check_schema(conn: sqlite3.Connection, path: str, migrations: Sequence[Migration]) -> None:
-    """Raise `JournalCorruptError` when the schema is not as the migrations have made it."""
-    changed, _ = schema_differs(conn, migrations)
+    """Raise `JournalCorruptError` when the schema is not as the migrations have made it.
+
+    A trigger more on a table of ours would let whoever can write the file have a say in what
+    is written; tables of the user's own, with whatever belongs to them, are welcome.
+    """
+    changed, more = schema_differs(conn, migrations)
+    if more:
+        wanted = _objects(tuple(step.script for step in migrations))
+        ours = {each[2] for each in wanted}
+        found = [each for each in conn.execute(_SCHEMA) if each[0] == "trigger"]
+        changed += [str(each[1]) for each in found if each[2] in ours and each not in wanted]
     if changed:
         raise JournalCorruptError(
             f"the schema of the journal {path} is not as it was made ({', '.join(changed)}): the "

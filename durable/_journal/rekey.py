@@ -18,25 +18,23 @@ from typing import NamedTuple
 from durable._journal.checksum import checksum, checksum_of_run
 from durable._journal.chunks import StreamKey, chunk_op, opened_chunk
 from durable._journal.chunks import verified as verified_chunk
-from durable._journal.database import finish, prepare, transact, truncate_wal
+from durable._journal.database import finish, prepare, read_meta, transact, truncate_wal
 from durable._journal.driver import Driver, DriverFactory
 from durable._journal.faults import translate
 from durable._journal.files import JournalFiles
 from durable._journal.histories import verified
 from durable._journal.keys import KeyRing
-from durable._journal.row_checksums import meta_sum, request_sum, sound_meta
-from durable._journal.sealing import note_key
+from durable._journal.row_checksums import meta_sum, request_sum
+from durable._journal.sealing import mode_of, note_key, seal_id
 from durable._journal.seals import Seals, is_legible, is_sealed
 from durable._journal.sql import QUERIES
 from durable.errors import JournalError
 
 _ROWS_AT_ONCE = 500
-_ALL_META, _SET_META, _DELETE_META = (
-    QUERIES["all_meta"], QUERIES["set_meta"], QUERIES["delete_meta"],
-)  # fmt: skip
+_SET_META, _DELETE_META = QUERIES["set_meta"], QUERIES["delete_meta"]
 _ALL_EVENTS, _ALL_CHUNKS = QUERIES["all_events"], QUERIES["all_chunks"]
 _EVENT, _CHUNK = QUERIES["reseal_event"], QUERIES["reseal_chunk"]
-_REASONS, _FORGET_REASON = QUERIES["reasons"], QUERIES["forget_reason"]
+_REQUESTS, _FORGET_REASON = QUERIES["requests"], QUERIES["forget_reason"]
 
 
 class Resealed(NamedTuple):
@@ -88,7 +86,7 @@ async def reseal(
         boot = await driver.call(lambda conn: prepare(conn, files, "full", now_us))
         seals = await driver.call(partial(_begin, files.path, ring, takes_plain))
         done = await _all_rows(driver, _Work(seals, takes_plain))
-        await driver.call(partial(_end, ring))
+        await driver.call(partial(_end, files.path, ring))
         await driver.call(partial(_leave, boot.clean))
     except sqlite3.Error as error:
         raise translate(error, files.path, "writing to") from error
@@ -111,38 +109,39 @@ async def _all_rows(driver: Driver, work: _Work) -> Resealed:
 
 
 def _begin(path: str, ring: KeyRing, takes_plain: bool, conn: sqlite3.Connection) -> Seals:
-    meta, _ = sound_meta(conn.execute(_ALL_META))
-    if not ({"sealed", "resealing"} & set(meta) or takes_plain):
+    meta = read_meta(conn, path)
+    if mode_of(meta) is None and "resealing" not in meta and not takes_plain:
         raise JournalError(
             f"the journal {path} is not sealed: `durable rekey --from-plain` seals it, trusting "
             "whatever it holds now"
         )
-    if "sealed" not in meta:
-        mark = ("resealing", 1, meta_sum("resealing", 1))
-        transact(conn, lambda: conn.execute(_SET_META, mark))
-    return Seals(ring, str(meta["journal_id"]))
+    if mode_of(meta) is None:
+        transact(conn, lambda: conn.execute(_SET_META, ("resealing", 1, meta_sum("resealing", 1))))
+    return Seals(ring, seal_id(meta))
 
 
-def _end(ring: KeyRing, conn: sqlite3.Connection) -> None:
-    transact(conn, lambda: _forget_reasons(conn))  # small texts of an older key, or none
+def _end(path: str, ring: KeyRing, conn: sqlite3.Connection) -> None:
+    transact(conn, lambda: _forget_reasons(conn))
     conn.execute("VACUUM")
     truncate_wal(conn)
-    transact(conn, lambda: _unmark(ring, conn))
-
-
-def _forget_reasons(conn: sqlite3.Connection) -> None:
-    places = conn.execute(_REASONS).fetchall()
-    news = [(request_sum(run, kind, seq, None), run, kind) for run, kind, seq in places]
-    conn.executemany(_FORGET_REASON, news)
+    transact(conn, lambda: _unmark(path, ring, conn))
 
 
 def _leave(clean: bool, conn: sqlite3.Connection) -> None:
     finish(conn, clean)
 
 
-def _unmark(ring: KeyRing, conn: sqlite3.Connection) -> None:
+def _unmark(path: str, ring: KeyRing, conn: sqlite3.Connection) -> None:
     conn.execute(_DELETE_META, ("resealing",))
-    note_key(conn, ring)
+    note_key(conn, path, ring)
+
+
+def _forget_reasons(conn: sqlite3.Connection) -> None:
+    """Take the reasons from requests: short texts, of an older key or of none."""
+    found = conn.execute(_REQUESTS).fetchall()
+    for run, kind, seq, payload, _ in found:
+        if payload is not None:
+            conn.execute(_FORGET_REASON, (request_sum(run, kind, seq, None), run, kind))
 
 
 def _some_events(

@@ -1,9 +1,10 @@
 """How a journal comes to be sealed, and how writes are.
 
 Owns the rows of `meta` that say so: `sealed` ("encrypt" or "sign"), `seal_keys` (the ids of
-the keys that have been used, oldest first) and `resealing`, which is there while all rows
-are being given another seal. They are for those who have no key: who has one trusts the
-rows themselves, and refuses any that is not sealed.
+the keys that have been used, oldest first), `seal_id` (the journal's id, which the seals are
+made with) and `resealing`, which is there while a journal gets its first seals. Any of the
+first three tells that it is sealed, since one of them may be damaged. They are for those who
+have no key: who has one trusts the rows themselves, and refuses any that is not sealed.
 
 A write is sealed once, when it is submitted. What a repeated COMMIT writes, and what is
 looked up after an ambiguous one, are therefore the same bytes.
@@ -13,14 +14,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from durable._journal.database import transact
+from durable._journal.database import read_meta, transact
 from durable._journal.keys import KeyRing, require_cryptography
 from durable._journal.records import Request, RowOp, RunEvent, Write
-from durable._journal.row_checksums import meta_sum, sound_meta
+from durable._journal.row_checksums import meta_sum
 from durable._journal.row_ops import add_request
-from durable._journal.seals import Seals, is_sealed, place_of_request
+from durable._journal.seals import Seals, is_sealed, no_key, place_of_request
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
 from durable.errors import InternalError, JournalCorruptError, JournalError
@@ -28,9 +29,7 @@ from durable.errors import InternalError, JournalCorruptError, JournalError
 _log = logging.getLogger("durable")
 
 ENCRYPT, SIGN = "encrypt", "sign"
-_ALL_META, _SET_META, _COUNT_RUNS = (
-    QUERIES["all_meta"], QUERIES["set_meta"], QUERIES["count_runs"],
-)  # fmt: skip
+_SET_META, _COUNT_RUNS = QUERIES["set_meta"], QUERIES["count_runs"]
 
 
 def seals_of(
@@ -47,8 +46,8 @@ def seals_of(
     Raises:
         JournalError: it holds runs that are not sealed, or is just being sealed.
     """
-    meta, _ = sound_meta(conn.execute(_ALL_META))
-    mode, ring = meta.get("sealed"), ring or KeyRing(optional=True)
+    meta = read_meta(conn, path)
+    mode, ring = mode_of(meta), ring or KeyRing(optional=True)
     if "resealing" in meta:
         raise JournalError(
             f"the journal {path} is being given another seal, or that was interrupted: let "
@@ -71,24 +70,36 @@ def seals_of(
         if ring.keys and ring.hide:
             require_cryptography()
     if owner and ring.newest is not None:
-        transact(conn, lambda: note_key(conn, ring))
+        transact(conn, lambda: note_key(conn, path, ring))
     elif owner:
         _log.warning(
             "the journal %s is sealed (keys: %s) and no key was given: its values cannot be read, "
             "and nothing can be started", path, meta.get("seal_keys"),
         )  # fmt: skip
-    return Seals(ring, str(meta["journal_id"]))
+    return Seals(ring, seal_id(meta))
 
 
-def note_key(conn: sqlite3.Connection, ring: KeyRing) -> None:
+def mode_of(meta: Mapping[str, object]) -> object:
+    """Return how a journal is sealed, None if it is not."""
+    known = {"sealed", "seal_keys", "seal_id"} & meta.keys()
+    return meta.get("sealed", ENCRYPT) if known else None
+
+
+def seal_id(meta: Mapping[str, object]) -> str:
+    """Return the id with which the seals of a journal are made."""
+    return str(meta.get("seal_id") or meta["journal_id"])
+
+
+def note_key(conn: sqlite3.Connection, path: str, ring: KeyRing) -> None:
     """Record that the journal is sealed, and with which key from now on."""
-    meta, _ = sound_meta(conn.execute(_ALL_META))
+    meta = read_meta(conn, path)
     assert ring.newest is not None
     known = str(meta.get("seal_keys", "")).split()
     used = [key for key in known if key != ring.newest.id] + [ring.newest.id]
     news = {"sealed": ENCRYPT if ring.hide else SIGN, "seal_keys": " ".join(used)}
-    rows = [(key, new, meta_sum(key, new)) for key, new in news.items() if meta.get(key) != new]
-    conn.executemany(_SET_META, rows)
+    news["seal_id"] = seal_id(meta)
+    changed = [(key, value) for key, value in news.items() if meta.get(key) != value]
+    conn.executemany(_SET_META, [(*pair, meta_sum(*pair)) for pair in changed])
 
 
 def seal_write(seals: Seals, write: Write) -> None:
@@ -113,10 +124,10 @@ def _sealed_op(seals: Seals, op: RowOp) -> RowOp:
     if op.query == "add_request" and op.values[3] is not None:
         run, kind, seq, reason, _ = op.values
         assert isinstance(run, int)
+        assert isinstance(kind, str)
         assert isinstance(seq, int)
         assert isinstance(reason, bytes)
-        place = place_of_request(run, str(kind), seq)
-        return add_request(run, str(kind), seq, seals.seal(place, reason))
+        return add_request(run, kind, seq, seals.seal(place_of_request(run, kind), reason))
     if op.query == "insert_chunk":
         payload = op.values[6]
         if not isinstance(payload, bytes) or not is_sealed(payload):
@@ -135,12 +146,18 @@ def open_requests(seals: Seals, requests: Sequence[Request]) -> list[Request]:
 def _opened(seals: Seals, request: Request) -> Request:
     if not is_sealed(request.payload):
         return request
-    place = place_of_request(request.run, request.kind, request.seq)
+    place = place_of_request(request.run, request.kind)
     try:
         reason = seals.open(place, request.payload)
     except JournalCorruptError:
         reason = None
     return request._replace(payload=None if is_sealed(reason) else reason)
+
+
+def require_open(history: Sequence[Event]) -> None:
+    """Raise a PayloadDecodeError if the key of an event is not at hand."""
+    if (payload := still_sealed(history)) is not None:
+        raise no_key(payload)
 
 
 def still_sealed(history: Sequence[Event]) -> bytes | None:

@@ -46,7 +46,7 @@ _LEGIBLE = frozenset(
 )
 
 _EVENT, _CHUNK = struct.Struct("<cqqqqqI").pack, struct.Struct("<cqqqqII").pack
-_REQUEST = struct.Struct("<cqqI").pack
+_REQUEST = struct.Struct("<cq").pack
 
 
 # --- places -----------------------------------------------------------------------------
@@ -68,9 +68,9 @@ def place_of_chunk(
     return _CHUNK(b"C", index, kind, step, attempt, len(run), len(name)) + run + name
 
 
-def place_of_request(run: int, kind: str, seq: int) -> bytes:
+def place_of_request(run: int, kind: str) -> bytes:
     """Return what the seal of a request's reason is bound to."""
-    return _REQUEST(b"R", run, seq, len(kind)) + kind.encode()
+    return _REQUEST(b"R", run) + kind.encode()
 
 
 # --- what is known of a sealed payload without its key ------------------------------------
@@ -97,6 +97,16 @@ def signed_part(payload: bytes) -> bytes | None:
     if payload[1:2] == bytes([_EMPTY]):
         return None
     raise no_key(payload)
+
+
+def without_signature(event: Event) -> Event:
+    """Return an event with what is signed in it, unchecked: to be looked at, never decoded."""
+    if event.payload is None or not is_sealed(event.payload):
+        return event
+    try:
+        return event._replace(payload=signed_part(event.payload))
+    except PayloadDecodeError:
+        return event
 
 
 def no_key(payload: bytes) -> PayloadDecodeError:

@@ -14,12 +14,12 @@ from typing import Self
 from durable._authoring.primitives import from_us
 from durable._journal.failure import preview_failure
 from durable._journal.records import FINISHED, PENDING, RunRow
-from durable._journal.seals import is_sealed, signed_part
+from durable._journal.seals import is_sealed, without_signature
 from durable._replay.attributes import ATTRIBUTE_KINDS, decode_change
 from durable._replay.events import ANSWERS, Event, EventKind
 from durable._replay.rewound import effective
 from durable._surface.current import Access
-from durable.errors import PayloadDecodeError, WorkflowRunNotFoundError, shown_token
+from durable.errors import WorkflowRunNotFoundError, shown_token
 
 
 class RunStatus(str):
@@ -98,6 +98,7 @@ async def read_events(access: Access, row: RunRow) -> list[HistoryEvent]:
 
 def shown_event(access: Access, event: Event) -> HistoryEvent:
     """Return an event as people read it; nothing recorded in it is loaded."""
+    event = without_signature(event)  # of a key that is not at hand
     kind = EventKind(event.kind)
     return HistoryEvent(
         seq=event.seq,
@@ -110,17 +111,9 @@ def shown_event(access: Access, event: Event) -> HistoryEvent:
     )
 
 
-def _value(access: Access, kind: EventKind, sealed: bytes) -> object:
-    payload: bytes | None = sealed
-    if is_sealed(sealed):  # with a key that is not at hand
-        try:
-            payload = signed_part(sealed)
-        except PayloadDecodeError:
-            return access.payloads.preview(sealed)
-    return None if payload is None else _shown(access, kind, payload)
-
-
-def _shown(access: Access, kind: EventKind, payload: bytes) -> object:
+def _value(access: Access, kind: EventKind, payload: bytes) -> object:
+    if is_sealed(payload):
+        return access.payloads.preview(payload)
     if kind in _TEXTS:
         return payload.decode(errors="replace")
     if kind in ATTRIBUTE_KINDS:
@@ -157,7 +150,8 @@ async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
             )
             mail = [f"mailbox {name!r}" for name, box in body.hooks.boxes.items() if box.awaited]
         return (*(opened[seq] for seq in sorted(opened)), *mail)
-    return _open_in(effective(await access.reader.history(row.pk, row.run_id)).events)
+    history = await access.reader.history(row.pk, row.run_id)
+    return _open_in(effective(list(map(without_signature, history))).events)
 
 
 def _open_in(history: Sequence[Event]) -> tuple[str, ...]:
@@ -180,17 +174,8 @@ def _open_in(history: Sequence[Event]) -> tuple[str, ...]:
 
 
 def _leaves_open(event: Event) -> bool:
-    claimed = event.kind == EventKind.HOOK_CONFLICT and not _has_payload(event)
+    claimed = event.kind == EventKind.HOOK_CONFLICT and event.payload is None
     return claimed or event.kind in {EventKind.HOOK_RECEIVED, EventKind.STEP_YIELDED}
-
-
-def _has_payload(event: Event) -> bool:
-    if event.payload is None or not is_sealed(event.payload):
-        return event.payload is not None
-    try:
-        return signed_part(event.payload) is not None
-    except PayloadDecodeError:
-        return True
 
 
 def _hook(seq: int, name: str) -> str:

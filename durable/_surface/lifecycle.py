@@ -23,6 +23,7 @@ from durable._journal.attributes import (
 )
 from durable._journal.reader import Reader
 from durable._journal.records import RunRow
+from durable._journal.sealing import require_open
 from durable._replay.attributes import first_attributes
 from durable._surface.handle import RunHandle
 from durable.errors import WorkflowRunNotFoundError
@@ -75,6 +76,7 @@ async def rerun(reader: Reader, port: LifecyclePort, row: RunRow, run_id: str) -
     history = await reader.history(row.pk, row.run_id)
     if not history or history[0].payload is None:
         raise WorkflowRunNotFoundError(row.run_id)  # deleted meanwhile
+    require_open(history)
     begun_with = first_attributes(decode_attributes(row.attributes), history)
     options = StartOptions(
         run_id=run_id,

@@ -30,8 +30,6 @@ from durable import (
 )
 from durable._journal.checksum import checksum, checksum_of_run
 from durable._journal.chunks import Chunk, StreamKey, chunk_op
-from durable._journal.records import RunRow
-from durable._journal.row_checksums import fixed_sum
 from durable._replay.events import Event
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -126,15 +124,6 @@ def put_event(path: Path, run_id: str, event: Event) -> None:
     ((pk,),) = rows(path, "SELECT pk FROM runs WHERE run_id = ?", run_id)
     query = "REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
     rows(path, query, pk, seq, kind, ref, name, at, due, payload, crc)
-
-
-def put_workflow(path: Path, run_id: str, workflow: str) -> None:
-    """Give a run's row another workflow, with the checksum that fits."""
-    columns = ", ".join(RunRow._fields)
-    (stored,) = rows(path, f"SELECT {columns} FROM runs WHERE run_id = ?", run_id)
-    forged = RunRow._make(stored)._replace(workflow=workflow)
-    query = "UPDATE runs SET workflow = ?, crc = ? WHERE pk = ?"
-    rows(path, query, workflow, fixed_sum(forged), forged.pk)
 
 
 def chunks_of(path: Path, run_id: str) -> list[Chunk]:

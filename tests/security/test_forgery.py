@@ -36,7 +36,6 @@ from tests.security.rig import (
     history_of,
     put_chunk,
     put_event,
-    put_workflow,
     rows,
     shopped,
     tampered,
@@ -209,7 +208,7 @@ async def test_a_forged_result_is_not_loaded_by_who_asks_for_it(
 async def test_a_workflow_cannot_be_exchanged_for_another_one(journal_path: Path) -> None:
     """The row of a run is not sealed, so its workflow has to be the one of its history."""
     await waiting_run(journal_path)
-    put_workflow(journal_path, "one", failing.name)
+    rows(journal_path, "UPDATE runs SET workflow = ?", failing.name)
     async with Runtime(journal_path, encryption=Encryption(KEY)) as runtime:
         with pytest.raises(WorkflowRunBlockedError, match="another workflow"):
             await runtime.send("one", "letters", "hello")
