@@ -272,9 +272,6 @@ UPDATE events SET payload = ?, crc = ? WHERE run = ? AND seq = ?;
 -- name: reseal_chunk
 UPDATE chunks SET payload = ?, crc = ? WHERE run = ? AND stream = ? AND idx = ?;
 
--- name: reasons
-SELECT run, kind, seq FROM requests WHERE payload IS NOT NULL;
-
 -- name: forget_reason
 UPDATE requests SET payload = NULL, crc = ? WHERE run = ? AND kind = ?;
 
