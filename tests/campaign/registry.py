@@ -10,6 +10,7 @@ MODULES: dict[str, str] = {
     "T1": "tests.campaign.t1_crash_states",
     "T2": "tests.campaign.t2_kills",
     "T4": "tests.campaign.t4_disk_errors",
+    "SEAL": "tests.campaign.seal_tampering",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 
