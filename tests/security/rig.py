@@ -22,6 +22,7 @@ from durable import (
     Run,
     Runtime,
     create_hook,
+    get_step_metadata,
     get_writable,
     receive,
     set_attributes,
@@ -30,6 +31,8 @@ from durable import (
 )
 from durable._journal.checksum import checksum, checksum_of_run
 from durable._journal.chunks import Chunk, StreamKey, chunk_op
+from durable._journal.records import RunRow
+from durable._journal.row_checksums import sums_of
 from durable._replay.events import Event
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -39,16 +42,12 @@ WAIT = 20.0
 
 # --- a run that has everything ------------------------------------------------------------
 
-failures = 0
-
 
 @step(max_retries=1, backoff=Backoff(0.001, max=0.001))
 async def charge(card: str) -> str:
     """Fails once, and writes to a stream."""
-    global failures
-    failures += 1
     await get_writable(on_retry="replace").write(f"{SENTINEL}-chunk")
-    if failures % 2:
+    if get_step_metadata().attempt == 1:
         raise OSError(f"{SENTINEL}-retried {card}")
     return f"{SENTINEL}-result"
 
@@ -121,9 +120,17 @@ def put_event(path: Path, run_id: str, event: Event) -> None:
     """Write an event in the place of the one with its number, with the right checksum."""
     seq, kind, ref, name, at, due, payload = event
     crc = checksum(checksum_of_run(run_id), event)
-    ((pk,),) = rows(path, "SELECT pk FROM runs WHERE run_id = ?", run_id)
-    query = "REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    rows(path, query, pk, seq, kind, ref, name, at, due, payload, crc)
+    query = "REPLACE INTO events SELECT pk, ?, ?, ?, ?, ?, ?, ?, ? FROM runs WHERE run_id = ?"
+    rows(path, query, seq, kind, ref, name, at, due, payload, crc, run_id)
+
+
+def put_run(path: Path, run_id: str, **changes: object) -> None:
+    """Change the row of a run, with the right checksums."""
+    names = ", ".join(RunRow._fields)
+    ((*stored,),) = rows(path, f"SELECT {names} FROM runs WHERE run_id = ?", run_id)
+    row = RunRow._make(stored)._replace(**changes)
+    marks = ", ".join("?" * (len(row) + 3))
+    rows(path, f"REPLACE INTO runs VALUES ({marks})", *row, *sums_of(row))
 
 
 def chunks_of(path: Path, run_id: str) -> list[Chunk]:

@@ -36,6 +36,7 @@ from tests.security.rig import (
     history_of,
     put_chunk,
     put_event,
+    put_run,
     rows,
     shopped,
     tampered,
@@ -85,11 +86,10 @@ async def test_a_forged_event_is_named_and_nothing_of_it_is_loaded(
     assert heard == []
 
 
-@HIDE
-async def test_every_column_of_an_event_is_bound(journal_path: Path, hide: bool) -> None:
+async def test_every_column_of_an_event_is_bound(journal_path: Path) -> None:
     """Another name, time, due time, reference or kind, with the right checksum, is refused."""
-    await two_shopped(journal_path, hide=hide)
-    journal = await opened(journal_path, hide=hide)
+    await two_shopped(journal_path, hide=False)
+    journal = await opened(journal_path)
     ((pk,),) = rows(journal_path, "SELECT pk FROM runs WHERE run_id = 'one'")
     for event in history_of(journal_path, "one"):
         changes = [{"name": event.name + "x"}, {"at": event.at + 1}, {"ref": event.ref + 1}]
@@ -208,7 +208,7 @@ async def test_a_forged_result_is_not_loaded_by_who_asks_for_it(
 async def test_a_workflow_cannot_be_exchanged_for_another_one(journal_path: Path) -> None:
     """The row of a run is not sealed, so its workflow has to be the one of its history."""
     await waiting_run(journal_path)
-    rows(journal_path, "UPDATE runs SET workflow = ?", failing.name)
+    put_run(journal_path, "one", workflow=failing.name)
     async with Runtime(journal_path, encryption=Encryption(KEY)) as runtime:
         with pytest.raises(WorkflowRunBlockedError, match="another workflow"):
             await runtime.send("one", "letters", "hello")
@@ -270,7 +270,7 @@ async def test_a_sealed_journal_takes_nothing_plain_and_a_plain_one_no_keys(
     with pytest.raises(JournalError, match="durable rekey --from-plain"):
         await Runtime(journal_path, encryption=Encryption(KEY)).open()
     await waiting_run(tmp_path / "sealed.db")
-    rows(tmp_path / "sealed.db", "DELETE FROM meta WHERE key = 'sealed'")
+    rows(tmp_path / "sealed.db", "DELETE FROM meta WHERE key LIKE 'seal%'")
     with pytest.raises(JournalError, match="durable rekey --from-plain"):
         await Runtime(tmp_path / "sealed.db", encryption=Encryption(KEY)).open()
 

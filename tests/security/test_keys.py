@@ -159,6 +159,7 @@ def test_a_runtime_takes_nothing_else_for_an_encryption(journal_path: Path) -> N
     assert str(list(KEY))[1:20] not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named_with_the_extra() -> None:
     """Where cryptography is not installed, and nothing else needs it."""
     program = """

@@ -147,6 +147,7 @@ async def test_a_recorded_traceback_has_the_message_and_no_local_values(tmp_path
     assert SENTINEL not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_and_leaves_no_secrets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
