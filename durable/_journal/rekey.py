@@ -22,6 +22,7 @@ from durable._journal.database import finish, prepare, read_meta, transact, trun
 from durable._journal.driver import Driver, DriverFactory
 from durable._journal.faults import translate
 from durable._journal.files import JournalFiles
+from durable._journal.high_water import forget_mark
 from durable._journal.histories import verified
 from durable._journal.keys import KeyRing
 from durable._journal.row_checksums import meta_sum, request_sum
@@ -84,6 +85,7 @@ async def reseal(
     try:
         await driver.open()
         boot = await driver.call(lambda conn: prepare(conn, files, "full", now_us))
+        forget_mark(files.path)  # the event that it names is about to look otherwise
         seals = await driver.call(partial(_begin, files.path, ring, takes_plain))
         done = await _all_rows(driver, _Work(seals, takes_plain))
         await driver.call(partial(_end, files.path, ring))

@@ -48,7 +48,7 @@ def _is_constant(node: ast.expr) -> bool:
         first = node.values[0]
         return isinstance(first, ast.Constant) and str(first.value).startswith("PRAGMA ")
     if isinstance(node, ast.Subscript):
-        return dotted(node.value) == "QUERIES"
+        return dotted(node.value) in {"QUERIES", "EXAMINING"}
     return isinstance(node, ast.Name | ast.Attribute)
 
 
