@@ -12,6 +12,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import zlib
@@ -76,9 +77,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _keep_bytecode_elsewhere(config: pytest.Config) -> None:
     """Write none beside the sources; yet not every program shall compile `durable` anew."""
-    place = tempfile.TemporaryDirectory(prefix="durable-pycache-", ignore_cleanup_errors=True)
-    config.add_cleanup(place.cleanup)
-    os.environ["PYTHONPYCACHEPREFIX"] = place.name
+    if (cache := getattr(config, "cache", None)) is not None:
+        place = str(cache.mkdir("bytecode"))
+    else:
+        temporary = tempfile.TemporaryDirectory(prefix="durable-", ignore_cleanup_errors=True)
+        config.add_cleanup(temporary.cleanup)
+        place = temporary.name
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = place
+    sys.dont_write_bytecode = False
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import json
 import os
 import subprocess
@@ -114,6 +115,7 @@ def serve() -> None:
     from tests.crash import faultfs, player  # noqa: F401 - imported before the first fork
 
     faultfs.install(default=True)
+    gc.freeze()  # or a child's collector would write to all that it shares with us
     for line in sys.stdin:
         request = Request(**json.loads(line))
         print(json.dumps(asdict(_fork(request))), flush=True)

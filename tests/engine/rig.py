@@ -24,7 +24,7 @@ from durable._surface import current
 from durable.errors import WorkflowRunCancelledError
 from durable.testing import VirtualClock, settle
 
-WAIT = 10.0  # seconds until a test gives up
+WAIT = 30.0  # seconds until a test gives up
 AT_ONCE = Backoff(initial=0, max=0)
 ENDS = {"run_completed", "run_failed", "run_cancelled"}
 EVEN = Backoff(initial=10, factor=1, max=10, jitter=0)

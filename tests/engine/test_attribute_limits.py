@@ -11,7 +11,7 @@ import pytest
 from durable import set_attributes, step, workflow
 from tests.engine.rig import opened, until
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Here:

@@ -26,7 +26,7 @@ from durable.errors import WorkflowRunFailedError, WrongContextError
 from durable.testing import VirtualClock
 from tests.engine.rig import AT_ONCE, crash, crashing, elapse, make, opened, quiet, until
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class Here:

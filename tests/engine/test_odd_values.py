@@ -56,7 +56,7 @@ async def test_odd_values_fail_their_run_and_hang_nothing(journal_path: Path, od
     """The run ends, whatever the code of an error or a result does."""
     async with opened(journal_path) as rt:
         with pytest.raises(WorkflowRunFailedError):
-            await (await rt.start(flow, oddly)).result(timeout=5)
+            await (await rt.start(flow, oddly)).result(timeout=30)
 
 
 class Ends:
@@ -111,7 +111,7 @@ async def test_value_that_raises_what_ends_programs_ends_or_parks_its_run_alone(
     async with opened(journal_path) as rt:
         run = await rt.start(ends, place, kind, when)
         with pytest.raises(DurableError) as refused:
-            await run.result(timeout=5)
+            await run.result(timeout=30)
         told = f"{refused.value} {refused.value.__cause__}"
         assert kind.__name__ in told
         assert "on purpose" in told
@@ -120,7 +120,7 @@ async def test_value_that_raises_what_ends_programs_ends_or_parks_its_run_alone(
         with pytest.raises(SerializationError, match=r"args\[0\] cannot be stored"):
             await rt.start(flow, Ends(kind, "stored"))
         with pytest.raises(WorkflowRunFailedError):
-            await (await rt.start(flow, oddly=True)).result(timeout=5)
+            await (await rt.start(flow, oddly=True)).result(timeout=30)
 
 
 @workflow(name="odd.later")
@@ -146,4 +146,4 @@ async def test_a_delayed_run_keeps_its_time_through_a_parking(
             await quiet(rt)
             assert await rt.get_run("d").status() == "pending"
             await virtual_clock.advance(3600)
-            assert await rt.get_run(run.run_id).result(timeout=5) == "in time"
+            assert await rt.get_run(run.run_id).result(timeout=30) == "in time"

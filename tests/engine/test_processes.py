@@ -18,7 +18,7 @@ from durable._engine.processes import ProcessPool
 from durable._engine.threads import ThreadPool, Ticket
 from durable.errors import PayloadDecodeError, RemoteError, StepWorkerDiedError
 
-WAIT = 20.0  # seconds until a test gives up
+WAIT = 30.0  # seconds until a test gives up
 
 
 class Bench:

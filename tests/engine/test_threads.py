@@ -15,7 +15,7 @@ import pytest
 
 from durable._engine.threads import ThreadPool
 
-WAIT = 10.0  # seconds until a test gives up
+WAIT = 30.0  # seconds until a test gives up
 
 var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="unset")
 

@@ -360,33 +360,31 @@ async def test_attributes_of_a_run_that_exists_already_are_not_indexed(journal_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-async def test_listings_of_100_000_runs_touch_few_of_them(journal_path) -> None:
+async def test_listings_of_30_000_runs_touch_few_of_them(journal_path) -> None:
     """A page costs a bounded number of SQLite's steps, however many runs there are."""
     async with open_journal(journal_path, durability="process") as opened:
         await opened.writer.run(_fill)
         steps: list[int] = []
         measure = partial(_measure, steps)
         for selection, limit in [
-            (Selection(), 40_000),
-            (Selection(statuses=("failed",)), 40_000),
-            (Selection(workflow="w3"), 40_000),
+            (Selection(), 20_000),
+            (Selection(statuses=("failed",)), 20_000),
+            (Selection(workflow="w3"), 20_000),
             (Selection(attributes=(("order", "77"), ("tenant", "acme"))), 10_000),
             (Selection(parent_id="r50"), 10_000),
-            (Selection(workflow="w3", attributes=(("tenant", "acme"),)), 100_000),
+            (Selection(workflow="w3", attributes=(("tenant", "acme"),)), 50_000),
         ]:
             await opened.reader._driver.call(partial(measure, selection))
             assert steps[-1] <= limit, (selection, steps[-1])
-        assert await opened.reader.count(Selection()) == 100_000
-        assert await opened.reader.count(Selection(attributes=(("tenant", "acme"),))) == 50_000
+        assert await opened.reader.count(Selection()) == 30_000
+        assert await opened.reader.count(Selection(attributes=(("tenant", "acme"),))) == 15_000
         page = await opened.reader.select(Selection(statuses=("failed",)), "oldest", None, 5000)
-        assert [row.pk for row in page.rows] == [pk for pk in range(100_000) if pk % 100 == 7][
-            :5000
-        ]
+        assert [row.pk for row in page.rows] == [pk for pk in range(30_000) if pk % 100 == 7]
 
 
 def _fill(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN")
-    insert(connection, list(map(_large_row, range(100_000))))
+    insert(connection, list(map(_large_row, range(30_000))))
     connection.execute("COMMIT")
 
 

@@ -14,7 +14,7 @@ from durable.errors import DurableError
 from durable.testing import VirtualClock
 from tests.engine.rig import assert_cancelled, elapse, opened, quiet
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 @workflow(name="bulk.napping")

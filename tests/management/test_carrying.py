@@ -42,7 +42,7 @@ from durable.errors import (
 from durable.testing import VirtualClock
 from tests.engine.rig import AT_ONCE, elapse, opened, quiet
 
-WAIT = 10.0
+WAIT = 30.0
 RAN: list[str] = []
 
 

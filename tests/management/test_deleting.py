@@ -30,7 +30,7 @@ from durable.errors import (
 from durable.testing import VirtualClock
 from tests.engine.rig import crash, make, opened, quiet, without_workflow
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 @step

@@ -24,7 +24,7 @@ from durable.errors import WorkflowRunFailedError
 from durable.testing import VirtualClock
 from tests.engine.rig import crashing, elapse, opened, quiet, until
 
-WAIT = 10.0
+WAIT = 30.0
 
 
 class World:

@@ -26,7 +26,7 @@ def work(first: int, end: int) -> str:
     return WORK.format(steps=STEPS, first=first, end=end)
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(12, marks=pytest.mark.slow)])
 async def test_processes_killed_at_random_neither_overlap_nor_lose_a_run(
     rounds: int, seed: int, peers: Peers, here: Here
 ) -> None:

@@ -140,7 +140,9 @@ async def test_idle_client_does_nothing_at_all(peers: Peers, journal_path: Path)
     await owner.happens("began")
     client.tell(f"run({run_id!r}).result()")
     assert await client.ask(f"run({run_id!r}).status()") == "running"
-    await asyncio.sleep(0.1)  # sleeps: until the client has come to rest
-    before = _wakings(client.pid)
+    before: dict[str, str] = {}
+    while (wakings := _wakings(client.pid)) != before:
+        before = wakings
+        await asyncio.sleep(0.1)  # sleeps: until the client has come to rest
     await asyncio.sleep(1.2)  # sleeps: an idle time has to pass, longer than any tick
     assert _wakings(client.pid) == before

@@ -24,14 +24,17 @@ pytestmark = pytest.mark.both_loops
 
 
 async def test_close_ends_at_once_with_clients_waiting(
-    server: ControlServer, client: ControlClient, owner: Owner
+    server: ControlServer,
+    client: ControlClient,
+    owner: Owner,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Calls in progress end, `lost` is resolved, later calls fail at once."""
     waiting = [asyncio.create_task(client.call("wait")) for _ in range(3)]
     for _ in waiting:
         await owner.waiting.acquire()
-    async with asyncio.timeout(0.5):
-        await server.close()
+    await server.close()
+    assert not caplog.records  # its patience with calls that go on was not needed
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(result) for result in results] == [OwnerLostError] * 3
     assert results[0] is not results[1]
@@ -44,7 +47,7 @@ async def test_close_ends_at_once_with_clients_waiting(
 async def test_close_does_not_wait_for_handlers_that_ignore_cancellation(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A second is the limit, whatever a handler does."""
+    """About a second is the limit, whatever a handler does."""
     started, end = asyncio.Event(), asyncio.Event()
 
     async def stubborn(method: str, fields: Answer) -> Answer:
@@ -62,7 +65,7 @@ async def test_close_does_not_wait_for_handlers_that_ignore_cancellation(
     await client.connect()
     call = asyncio.create_task(client.call("x"))
     await started.wait()
-    async with asyncio.timeout(1.0):
+    async with asyncio.timeout(5):
         await server.close()
     assert "1 control request(s) go on" in caplog.text
     with pytest.raises(OwnerLostError):

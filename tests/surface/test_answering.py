@@ -15,7 +15,7 @@ from durable import Run, Runtime, SyncRuntime, create_hook, receive, workflow
 from durable._surface.cli import main
 from durable.errors import HookNotFoundError, HookPayloadError
 
-WAIT = 20.0  # seconds until a test gives up
+WAIT = 30.0  # seconds until a test gives up
 
 
 @workflow(name="answering.both")

@@ -16,7 +16,7 @@ from durable import Run, Runtime, Workflow, __version__, sleep, step, workflow
 from durable._surface.cli import main
 from tests.surface.programs import Program, spawn
 
-WAIT = 20.0  # seconds until a test gives up
+WAIT = 30.0  # seconds until a test gives up
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -15,7 +15,7 @@ from durable import Runtime, sleep, start_many, workflow
 from durable._surface.cli import main
 
 Command = Callable[..., tuple[int, str, str]]
-WAIT = 20.0
+WAIT = 30.0
 ROOT = Path(__file__).parents[2]
 
 

@@ -14,7 +14,7 @@ import pytest
 from durable import Runtime, SyncRuntime
 from tests.surface.programs import Program, spawn
 
-SECONDS_MAX = 2.0
+SECONDS_MAX = 4.0
 
 PROGRAM = """
 import asyncio, os, signal, sys, threading, time

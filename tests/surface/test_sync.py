@@ -27,7 +27,7 @@ from durable.errors import (
     WrongContextError,
 )
 
-WAIT = 10.0  # seconds until a test gives up
+WAIT = 30.0  # seconds until a test gives up
 
 
 @step

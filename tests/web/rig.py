@@ -21,7 +21,7 @@ from durable._surface.http_request import WEBHOOK_PATH, Limits
 from durable._surface.webhook_app import WebhookApp
 from durable.errors import HookNotFoundError
 
-WAIT = 20.0  # seconds until a test gives up
+WAIT = 30.0  # seconds until a test gives up
 TOKEN = "A" * 43
 PATH = WEBHOOK_PATH + TOKEN
 
