@@ -16,6 +16,7 @@ MODULES: dict[str, str] = {
     "T7": "tests.campaign.t7_machine",
     "T10": "tests.campaign.t10_fuzzing",
     "T13": "tests.campaign.t13_threads",
+    "T16": "tests.campaign.t16_sabotage",
     "SEAL": "tests.campaign.seal_tampering",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
