@@ -4,9 +4,10 @@ A trial reports a mark among its counts, by `reached`. The last lines of a campa
 marks of the programmes that ran were never reached: then their tests prove less than they
 say. How marks are derived is told in `tests.crash.traces`.
 
-How much of the code tests reach is measured by `coverage`, in all processes and branches:
+How much of the code the suite reaches is measured by `coverage`, in all branches:
 
-    coverage run -m pytest -n0 tests/replay tests/journal && coverage combine && coverage report
+    coverage run -m pytest -n0 && coverage combine
+    coverage report --include "durable/_replay/*,durable/_journal/*"
 """
 
 from __future__ import annotations

