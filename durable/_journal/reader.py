@@ -11,10 +11,11 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
-from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.checksum import Row, checksum_of_run, intact
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
 from durable._journal.faults import is_disk_fault, translate
@@ -36,8 +37,9 @@ from durable.errors import JournalCorruptError, JournalError, WorkflowRunNotFoun
 T = TypeVar("T")
 
 _ROW = RunRow._make
-_EVENT = Event._make
 _NO_LIMIT = -1
+# Rows fetched at once: few enough that their memory is used again for the next ones.
+_PAGE = 100
 
 
 def _fetch(query: str) -> str:
@@ -54,8 +56,6 @@ _NOT_GOING_ON = _fetch("not_going_on")
 _CHILDREN, _OPEN_BOUND, _ORPHANS = _fetch("children"), _fetch("open_bound_runs"), _fetch("orphans")
 _HISTORY, _LAST_EVENT, _LAST_SEQ = _fetch("history"), _fetch("last_event"), _fetch("last_seq")
 _REQUESTS = _fetch("requests")
-
-_StoredEvent = tuple[int, int, int, str, int, "int | None", "bytes | None", int]
 
 
 class Reader:
@@ -323,11 +323,14 @@ def read_history(
     run_id: str, after_seq: int, parameters: tuple[int, int, int], conn: sqlite3.Connection
 ) -> list[Event]:
     """Return verified events; the parameters are the run's key, `after_seq` and a limit."""
-    rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
-    if rows and rows[0][0] != after_seq + 1:
-        _check_there(parameters[0], run_id, conn)
-    seed = checksum_of_run(run_id)
-    return [_verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
+    seed, events = checksum_of_run(run_id), list[Event]()
+    with closing(conn.execute(_HISTORY, parameters)) as cursor:
+        while rows := cursor.fetchmany(_PAGE):
+            place = after_seq + 1 + len(events)
+            if not events and rows[0][0] != place:
+                _check_there(parameters[0], run_id, conn)
+            events += _verified(run_id, seed, place, rows)
+    return events
 
 
 def _check_there(pk: int, run_id: str, conn: sqlite3.Connection) -> None:
@@ -338,20 +341,21 @@ def _check_there(pk: int, run_id: str, conn: sqlite3.Connection) -> None:
 
 
 def _read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
-    row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
-    return None if row is None else _verified(run_id, checksum_of_run(run_id), row[0], row)
+    row: Row | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
+    return None if row is None else _verified(run_id, checksum_of_run(run_id), row[0], [row])[0]
 
 
-def _verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
-    seq = row[0]
+def _verified(run_id: str, seed: int, place: int, rows: Sequence[Row]) -> list[Event]:
+    events = intact(seed, place, rows)
+    if len(events) == len(rows):
+        return events
+    seq, place = rows[len(events)][0], place + len(events)
     if seq != place:
         raise JournalCorruptError(
             f"the history of run {run_id} lacks event {place} (the next one is {seq}): "
             "restore the journal from a backup"
         )
-    if not matches(seed, row):
-        raise JournalCorruptError(
-            f"event {seq} of run {run_id} does not match its checksum: the disk or another "
-            "program changed it; restore the journal from a backup"
-        )
-    return _EVENT(row[:7])
+    raise JournalCorruptError(
+        f"event {seq} of run {run_id} does not match its checksum: the disk or another "
+        "program changed it; restore the journal from a backup"
+    )
