@@ -22,7 +22,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
-from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.checksum import checksum_of_run, intact
 from durable._journal.chunks import is_sound
 from durable._journal.database import prepare_reader
 from durable._journal.driver import DriverFactory
@@ -214,7 +214,7 @@ def _check_events(place: _Place, conn: sqlite3.Connection) -> _Place | None:
                 raise JournalCorruptError(f"there are events of run key {run}, which is no run")
             if seq != (place.seq + 1 if run == place.run else 1):
                 raise JournalCorruptError(f"event {seq} of run {run_id} is not in its place")
-            if not matches(checksum_of_run(run_id), tuple(event)):
+            if not intact(checksum_of_run(run_id), seq, [tuple(event)]):
                 raise JournalCorruptError(f"event {seq} of run {run_id} is damaged")
         place = _Place(run, seq, place.seen + (not is_trash))
     return place if rows else None

@@ -42,8 +42,10 @@ BUGS = (
         "_journal/database.py",
         'SYNCHRONOUS = {"full": 2, "process": 1}',
         'SYNCHRONOUS = {"full": 1, "process": 1}',
-        ("tests/crash/test_power_cuts.py::test_no_power_cut_loses_what_was_acknowledged"
-         "[sequential]",),
+        (
+            "tests/crash/test_power_cuts.py::test_no_power_cut_loses_what_was_acknowledged"
+            "[sequential]",
+        ),
     ),
     Bug(
         "a COMMIT that raised counts as refused, though it may have landed",
@@ -57,8 +59,10 @@ BUGS = (
         "_engine/executor.py",
         "        if self._is_ours(attempt, error):\n",
         "        if False:\n",
-        ("tests/engine/test_disk_moments.py::"
-         "test_journal_that_cannot_be_read_is_not_the_failure_of_the_step_that_asks",),
+        (
+            "tests/engine/test_disk_moments.py::"
+            "test_journal_that_cannot_be_read_is_not_the_failure_of_the_step_that_asks",
+        ),
     ),
     Bug(
         "two runs may have the same id",
@@ -79,17 +83,22 @@ BUGS = (
         "_engine/activation.py",
         "        run.unsaved += 1\n        self._submit(turn)\n",
         "        run.unsaved += 1\n        self.act(turn)\n        self._submit(turn)\n",
-        ("tests/crash/test_kill_sweep.py::test_nothing_is_lost_or_repeated_after_a_kill"
-         "[sequential]",),
+        (
+            "tests/crash/test_kill_sweep.py::test_nothing_is_lost_or_repeated_after_a_kill"
+            "[sequential]",
+        ),
     ),
     Bug(
         "events are applied in another order than they came",
         "_replay/body.py",
         "        for item in inbox:\n            at, ref = now, item.ref\n",
         "        for item in reversed(inbox):\n            at, ref = now, item.ref\n",
-        ("tests/hooks/test_hooks.py::"
-         "test_payloads_come_in_the_order_in_which_they_were_acknowledged",
-         "tests/hooks/test_mail.py", "tests/streams/test_generators.py"),
+        (
+            "tests/hooks/test_hooks.py::"
+            "test_payloads_come_in_the_order_in_which_they_were_acknowledged",
+            "tests/hooks/test_mail.py",
+            "tests/streams/test_generators.py",
+        ),
     ),
     Bug(
         "sleeps end a second early",
@@ -101,8 +110,8 @@ BUGS = (
     Bug(
         "the late result of an attempt that was given up counts",
         "_engine/executor.py",
-        "        if attempt.forgotten:\n            return False\n        attempt.forgotten = True\n",
-        "        attempt.forgotten = True\n",
+        "            return False\n        attempt.forgotten = True\n",
+        "            pass\n        attempt.forgotten = True\n",
         ("tests/engine/test_step_limits.py",),
     ),
     Bug(
@@ -138,17 +147,15 @@ BUGS = (
     Bug(
         "checksums are not looked at",
         "_journal/checksum.py",
-        "        return checksum(run, row[:7]) == row[7]\n",
-        "        return True\n",
-        ("tests/health/test_verify.py", "tests/journal/test_reader.py"),
+        " != row[7] or seq != place:\n",
+        " and False or seq != place:\n",
+        ("tests/journal/test_reader.py",),
     ),
     Bug(
         "the files are for everybody to read",
         "_journal/files.py",
-        "            os.fchmod(descriptor, 0o600)\n        finally:\n            os.close(descriptor)\n"
-        "        sync_directory(self.path)\n",
-        "            os.fchmod(descriptor, 0o644)\n        finally:\n            os.close(descriptor)\n"
-        "        sync_directory(self.path)\n",
+        "0o600)\n        finally:\n            os.close(descriptor)\n        sync_directory(self.path)\n",
+        "0o644)\n        finally:\n            os.close(descriptor)\n        sync_directory(self.path)\n",
         ("tests/journal/test_database.py",),
     ),
 )
