@@ -28,6 +28,10 @@ class Bug:
     tests: tuple[str, ...]
 
 
+_CUTS = "tests/crash/test_power_cuts.py::test_no_power_cut_loses_what_was_acknowledged"
+_KILLS = "tests/crash/test_kill_sweep.py::test_nothing_is_lost_or_repeated_after_a_kill"
+_MOMENTS, _HOOKS = "tests/engine/test_disk_moments.py", "tests/hooks/test_hooks.py"
+
 BUGS = (
     Bug(
         "a write is acknowledged before its COMMIT",
@@ -42,10 +46,7 @@ BUGS = (
         "_journal/database.py",
         'SYNCHRONOUS = {"full": 2, "process": 1}',
         'SYNCHRONOUS = {"full": 1, "process": 1}',
-        (
-            "tests/crash/test_power_cuts.py::test_no_power_cut_loses_what_was_acknowledged"
-            "[sequential]",
-        ),
+        (f"{_CUTS}[sequential]",),
     ),
     Bug(
         "a COMMIT that raised counts as refused, though it may have landed",
@@ -59,10 +60,7 @@ BUGS = (
         "_engine/executor.py",
         "        if self._is_ours(attempt, error):\n",
         "        if False:\n",
-        (
-            "tests/engine/test_disk_moments.py::"
-            "test_journal_that_cannot_be_read_is_not_the_failure_of_the_step_that_asks",
-        ),
+        (f"{_MOMENTS}::test_journal_that_cannot_be_read_is_not_the_failure_of_the_step_that_asks",),
     ),
     Bug(
         "two runs may have the same id",
@@ -83,10 +81,7 @@ BUGS = (
         "_engine/activation.py",
         "        run.unsaved += 1\n        self._submit(turn)\n",
         "        run.unsaved += 1\n        self.act(turn)\n        self._submit(turn)\n",
-        (
-            "tests/crash/test_kill_sweep.py::test_nothing_is_lost_or_repeated_after_a_kill"
-            "[sequential]",
-        ),
+        (f"{_KILLS}[sequential]",),
     ),
     Bug(
         "events are applied in another order than they came",
@@ -94,8 +89,7 @@ BUGS = (
         "        for item in inbox:\n            at, ref = now, item.ref\n",
         "        for item in reversed(inbox):\n            at, ref = now, item.ref\n",
         (
-            "tests/hooks/test_hooks.py::"
-            "test_payloads_come_in_the_order_in_which_they_were_acknowledged",
+            f"{_HOOKS}::test_payloads_come_in_the_order_in_which_they_were_acknowledged",
             "tests/hooks/test_mail.py",
             "tests/streams/test_generators.py",
         ),
@@ -154,8 +148,8 @@ BUGS = (
     Bug(
         "the files are for everybody to read",
         "_journal/files.py",
-        "0o600)\n        finally:\n            os.close(descriptor)\n        sync_directory(self.path)\n",
-        "0o644)\n        finally:\n            os.close(descriptor)\n        sync_directory(self.path)\n",
+        "            os.fchmod(descriptor, 0o600)\n        finally:\n            os.close(descriptor)\n",
+        "            os.fchmod(descriptor, 0o644)\n        finally:\n            os.close(descriptor)\n",
         ("tests/journal/test_database.py",),
     ),
 )
