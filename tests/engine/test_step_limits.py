@@ -99,6 +99,38 @@ async def test_async_attempt_that_resists_cancelling_is_given_up(
         assert (await kinds(run)).count("step_completed") == 1
 
 
+async def test_late_result_is_not_taken_for_that_of_the_attempt_that_runs_now(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """An attempt that was given up answers while the next one is still at work."""
+    gates = [asyncio.Event(), asyncio.Event()]
+    begun, ended = [], []
+
+    @step(timeout=5, max_retries=1, backoff=AT_ONCE)
+    async def stubborn() -> str:
+        attempt = get_step_metadata().attempt
+        begun.append(attempt)
+        while not gates[attempt - 1].is_set():
+            try:
+                await gates[attempt - 1].wait()
+            except asyncio.CancelledError:
+                continue
+        ended.append(attempt)
+        return f"attempt {attempt}"
+
+    async with opened(journal_path, virtual_clock) as rt:
+        run = await rt.start(calling(stubborn))
+        await quiet_but_running(rt)
+        await virtual_clock.advance(7)  # given up, and begun again
+        await until(lambda: begun == [1, 2])
+        gates[0].set()
+        await until(lambda: ended == [1])
+        await settle()
+        assert "step_completed" not in await kinds(run)
+        gates[1].set()
+        assert await run.result() == "attempt 2"
+
+
 async def test_timeout_of_the_steps_own_making_is_not_taken_for_ours(journal_path: Path) -> None:
     """A `TimeoutError` from inside stays what it is."""
 
