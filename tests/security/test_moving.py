@@ -111,8 +111,10 @@ async def test_an_export_without_its_key_or_with_forged_rows_is_refused(tmp_path
             forged["events"][2]["name"] += "x"
         else:
             forged["events"][2]["payload"] = forged["events"][3]["payload"]
-        forged["checksum"] = _checksum(forged)
         async with Runtime(tmp_path / "forged.db", encryption=Encryption(KEY)) as runtime:
+            with pytest.raises(InvalidExportError, match="its checksum does not match"):
+                await runtime.import_run(forged)
+            forged["checksum"] = _checksum(forged)
             with pytest.raises(InvalidExportError, match="is not authentic"):
                 await runtime.import_run(forged)
             assert await runtime.count_runs() == 0
