@@ -117,7 +117,9 @@ class Mail:
                 return found, row
             hook = None if found.body.hooks is None else found.body.hooks.open.get(row.seq)
             if found.body.outcome is None:
-                return None if hook is None else (found, hook)
+                # The index may be forged; the hook itself tells which token is its own.
+                is_its = hook is not None and token_hash(hook.token) == token_hash(token)
+                return (found, hook) if hook is not None and is_its else None
             await self._next_commit(found)  # its last
         return None
 

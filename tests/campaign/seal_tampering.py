@@ -108,9 +108,8 @@ async def _read(journal: Journal, template: Template, pk: int, run_id: str, coun
             continue
         _compare(run_id, found, wanted, counts)
     key, seals = StreamKey(pk, run_id, ""), journal.seals
-    for stored, chunk in zip(
-        chunks_of(Path(journal.path), run_id), template.chunks[run_id], strict=True
-    ):
+    stored_chunks = chunks_of(Path(journal.path), run_id)
+    for stored, chunk in zip(stored_chunks, template.chunks[run_id], strict=True):
         try:
             found_chunk = opened_chunk(key, stored, seals)
         except JournalCorruptError:

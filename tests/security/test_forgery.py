@@ -13,12 +13,15 @@ import pytest
 
 from durable import Encryption, Runtime
 from durable._base.clock import SystemClock
+from durable._base.ids import token_hash
 from durable._journal.chunks import StreamKey, read_page
 from durable._journal.journal import Journal
 from durable._journal.keys import Key
+from durable._journal.row_checksums import hook_sum
 from durable._journal.seals import is_sealed, key_id_of
 from durable._replay.events import EventKind
 from durable.errors import (
+    HookNotFoundError,
     JournalCorruptError,
     JournalError,
     WorkflowRunBlockedError,
@@ -38,6 +41,7 @@ from tests.security.rig import (
     put_event,
     put_run,
     rows,
+    shop,
     shopped,
     tampered,
     waiting,
@@ -212,6 +216,25 @@ async def test_a_workflow_cannot_be_exchanged_for_another_one(journal_path: Path
     async with Runtime(journal_path, encryption=Encryption(KEY)) as runtime:
         with pytest.raises(WorkflowRunBlockedError, match="another workflow"):
             await runtime.send("one", "letters", "hello")
+
+
+async def test_a_token_that_was_put_into_the_index_opens_no_hook(journal_path: Path) -> None:
+    """The index holds hashes that anybody can make; the hook tells which token is its own."""
+    async with Runtime(journal_path, encryption=Encryption(KEY)) as runtime:
+        run = await runtime.start(shop.options(run_id="one"), "card")
+        await runtime.send(run, "letters", "hello")
+        while not (hooks := await run.hooks()):
+            await asyncio.sleep(0)
+        token = hooks[0].token
+    ((pk, seq),) = rows(journal_path, "SELECT run, seq FROM hooks")
+    forged = token_hash("mine")
+    values = forged, pk, seq, hook_sum(forged, pk, seq)
+    rows(journal_path, "INSERT INTO hooks VALUES (?, ?, ?, ?)", *values)
+    async with Runtime(journal_path, encryption=Encryption(KEY)) as runtime:
+        with pytest.raises(HookNotFoundError):
+            await runtime.resume_hook("mine", "from outside")
+        await runtime.resume_hook(token, "from inside")
+        assert (await runtime.get_run("one").result(WAIT)).endswith("hello from inside")
 
 
 # --- keys that are missing, wrong or old ---------------------------------------------------

@@ -111,8 +111,10 @@ async def test_an_export_without_its_key_or_with_forged_rows_is_refused(tmp_path
             forged["events"][2]["name"] += "x"
         else:
             forged["events"][2]["payload"] = forged["events"][3]["payload"]
-        forged["checksum"] = _checksum(forged)
         async with Runtime(tmp_path / "forged.db", encryption=Encryption(KEY)) as runtime:
+            with pytest.raises(InvalidExportError, match="its checksum does not match"):
+                await runtime.import_run(forged)
+            forged["checksum"] = _checksum(forged)
             with pytest.raises(InvalidExportError, match="is not authentic"):
                 await runtime.import_run(forged)
             assert await runtime.count_runs() == 0
@@ -126,6 +128,31 @@ async def test_a_backup_is_opened_with_the_same_key(tmp_path: Path) -> None:
     assert (await verify(tmp_path / "copy.db")).findings == []
     async with Runtime(tmp_path / "copy.db", encryption=Encryption(KEY)) as runtime:
         assert (await runtime.get_run("one").result(WAIT)).startswith(SENTINEL)
+
+
+def test_a_sealed_journal_that_was_repaired_is_opened_with_the_same_key(tmp_path: Path) -> None:
+    """Without the key, and even if the row is lost that says which journal it is."""
+    path = tmp_path / "app.db"
+
+    async def begin() -> None:
+        async with Runtime(path, encryption=Encryption(KEY)) as runtime:
+            await shopped(runtime, "one")
+            await shopped(runtime, "two")
+
+    async def end() -> str:
+        async with Runtime(path, encryption=Encryption(KEY)) as runtime:
+            return str(await runtime.get_run("two").result(WAIT))
+
+    asyncio.run(begin())
+    rows(path, "UPDATE events SET crc = crc + 1 WHERE run = 1 AND seq = 6")
+    rows(path, "UPDATE meta SET value = 'x' WHERE key = 'journal_id'")
+    assert main(["repair", str(path)]) == 0
+    assert asyncio.run(end()).startswith(SENTINEL)
+    for folder in (each for each in tmp_path.iterdir() if each.is_dir()):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        for file in folder.iterdir():
+            assert file.stat().st_mode & 0o777 == 0o600, file
+            assert SENTINEL.encode() not in file.read_bytes(), file
 
 
 def test_commands_without_an_owner_use_the_key(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,11 @@ def test_a_plain_journal_gets_its_first_seals_and_loses_its_plain_values(
     path, file = tmp_path / "app.db", tmp_path / "app.key"
     key = create_key_file(file)
     asyncio.run(made(path, None))
+    with closing(sqlite3.connect(path)) as conn, conn:  # as an SQLite that does not zero rows
+        conn.execute("PRAGMA secure_delete = 0")
+        conn.execute("CREATE TABLE mine AS SELECT ? AS x", (SENTINEL * 1000,))
+        conn.execute("DROP TABLE mine")
+    assert SENTINEL.encode() * 50 in path.read_bytes()
     command = ["rekey", "--db", str(path), "--key-file", str(file)]
     assert main(command) == 1
     assert "--from-plain" in capsys.readouterr().err

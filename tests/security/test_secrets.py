@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from durable import Encryption, Run, Runtime, WebhookRequest, create_webhook, step, workflow
+from durable._journal.lock import OwnerLock
+from durable._surface.bystander import commanding
 from durable._surface.cli import main
 from durable.asgi import HmacVerifier
 from durable.errors import DurableError, WorkflowRunFailedError
@@ -145,6 +147,18 @@ async def test_a_recorded_traceback_has_the_message_and_no_local_values(tmp_path
             await run.result(WAIT)
     assert "told 19" in str(caught.value)
     assert SENTINEL not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_the_lock_of_a_command_names_no_payload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a command holds it, its file tells who does: the program and the command."""
+    async with Runtime(tmp_path / "app.db"):
+        pass
+    monkeypatch.setattr(sys, "argv", ["durable", "send", "one", "letters", SENTINEL])
+    async with commanding(tmp_path / "app.db"):
+        assert "durable send" in str(OwnerLock(str(tmp_path / "app.db")).holder())
+        assert files_with(tmp_path, SENTINEL) == []
 
 
 @pytest.mark.slow
