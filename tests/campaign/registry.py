@@ -12,6 +12,7 @@ MODULES: dict[str, str] = {
     "T4": "tests.campaign.t4_disk_errors",
     "T10": "tests.campaign.t10_fuzzing",
     "T11": "tests.campaign.t11_processes",
+    "T12": "tests.campaign.t12_clocks",
     "T13": "tests.campaign.t13_threads",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
