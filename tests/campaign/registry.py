@@ -15,6 +15,8 @@ MODULES: dict[str, str] = {
     "T6": "tests.campaign.t6_protocol",
     "T7": "tests.campaign.t7_machine",
     "T10": "tests.campaign.t10_fuzzing",
+    "T11": "tests.campaign.t11_processes",
+    "T12": "tests.campaign.t12_clocks",
     "T13": "tests.campaign.t13_threads",
     "T16": "tests.campaign.t16_sabotage",
     "SEAL": "tests.campaign.seal_tampering",

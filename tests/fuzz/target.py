@@ -52,7 +52,7 @@ def run_target(target: Target, seed: int, place: Path, inputs: int | None = None
     with target.open(place) as (make, judge):
         for number in range(target.inputs if inputs is None else inputs):
             _feed(target, f"{target.name}, seed {seed}, input {number}", make(draw), judge)
-    return Counter({"inputs": number + 1, target.name: number + 1})
+    return Counter(inputs=number + 1)
 
 
 def _feed(target: Target, what: str, given: Any, judge: Judge) -> None:
