@@ -3,7 +3,8 @@
 Owns what "this is the history" means for rows of the file. Each event must match its
 checksum and stand in its place, the first one must be there, and behind the last one the
 next run must begin. The latter because a flipped bit in a key or in a page may take the end
-of a history away without touching what is left of it.
+of a history away without touching what is left of it. All of that is looked at in one
+state of the file, or an event that is recorded meanwhile would look like damage.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 
 from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.database import snapshot
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
 from durable.errors import JournalCorruptError, WorkflowRunNotFoundError
@@ -33,6 +35,13 @@ def read_history(
         JournalCorruptError: an event is damaged or missing; it is named.
         WorkflowRunNotFoundError: the run is just being deleted.
     """
+    with snapshot(conn):
+        return _read(run_id, after_seq, parameters, conn)
+
+
+def _read(
+    run_id: str, after_seq: int, parameters: tuple[int, int, int], conn: sqlite3.Connection
+) -> list[Event]:
     pk, _, limit = parameters
     rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
     if rows[0][0] != after_seq + 1 if rows else after_seq == 0:
@@ -50,10 +59,11 @@ def read_history(
 
 def read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
     """Return the newest event of a run, verified, or None."""
-    row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
-    if row is None:
-        return None
-    _check_end(pk, run_id, row[0], conn)
+    with snapshot(conn):
+        row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
+        if row is None:
+            return None
+        _check_end(pk, run_id, row[0], conn)
     return verified(run_id, checksum_of_run(run_id), row[0], row)
 
 
