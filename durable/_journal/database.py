@@ -95,7 +95,10 @@ def _roll_back(conn: sqlite3.Connection) -> None:
 
 @contextmanager
 def snapshot(conn: sqlite3.Connection) -> Iterator[None]:
-    """Let several queries see the same state of the journal."""
+    """Let several queries see the same state of the journal; one inside another is the outer."""
+    if conn.in_transaction:
+        yield
+        return
     conn.execute("BEGIN")
     try:
         yield

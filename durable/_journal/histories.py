@@ -3,7 +3,8 @@
 Owns what "this is the history" means for rows of the file. Each event must match its
 checksum and stand in its place, the first one must be there, and behind the last one the
 next run must begin. The latter because a flipped bit in a key or in a page may take the end
-of a history away without touching what is left of it.
+of a history away without touching what is left of it. All of that is looked at in one
+state of the file, or an event that is recorded meanwhile would look like damage.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from durable._journal.checksum import Row, checksum_of_run, intact
+from durable._journal.database import snapshot
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
 from durable.errors import JournalCorruptError, WorkflowRunNotFoundError
@@ -35,6 +37,13 @@ def read_history(
         JournalCorruptError: an event is damaged or missing; it is named.
         WorkflowRunNotFoundError: the run is just being deleted.
     """
+    with snapshot(conn):
+        return _read(run_id, after_seq, parameters, conn)
+
+
+def _read(
+    run_id: str, after_seq: int, parameters: tuple[int, int, int], conn: sqlite3.Connection
+) -> list[Event]:
     pk, _, limit = parameters
     seed, events = checksum_of_run(run_id), list[Event]()
     with closing(conn.execute(_HISTORY, parameters)) as cursor:
@@ -52,10 +61,11 @@ def read_history(
 
 def read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
     """Return the newest event of a run, verified, or None."""
-    row: Row | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
-    if row is None:
-        return None
-    _check_end(pk, run_id, row[0], conn)
+    with snapshot(conn):
+        row: Row | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
+        if row is None:
+            return None
+        _check_end(pk, run_id, row[0], conn)
     return verified(run_id, checksum_of_run(run_id), row[0], row)
 
 

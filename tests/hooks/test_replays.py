@@ -226,9 +226,13 @@ def test_hooks_replay_from_every_write_to_the_same_end(name: str) -> None:
         for extra in ("cancel", "claimed", "conflict", "other")
         for order in itertools.permutations(("one", "two", "mail", "other", extra))
     }
+    seen = set()  # half of the orders differ only in what reaches nobody
     for order in sorted(orders):
         try:
-            check_replays(BODIES[name], perform(BODIES[name], order))
+            recording = perform(BODIES[name], order)
+            if (shape := repr((recording.history, recording.turns))) not in seen:
+                seen.add(shape)
+                check_replays(BODIES[name], recording)
         except BaseException as error:
             error.add_note(f"order: {order}")
             raise

@@ -137,6 +137,11 @@ class ShakyConnection:
         """Run one statement."""
         return self._plan.watch(sql, lambda: self._real.execute(sql, parameters))
 
+    @property
+    def in_transaction(self):
+        """Whether a transaction is open."""
+        return self._real.in_transaction
+
     def executemany(self, sql, rows):
         """Run one statement for many rows."""
         return self._plan.watch(sql, lambda: self._real.executemany(sql, rows))

@@ -291,7 +291,7 @@ async def test_migration_killed_at_any_statement_can_be_repeated(journal_path, t
         await journal.perform(new_run(journal, "a")[1])
     number, through = 0, False
     while not through:
-        number += 7
+        number += 11
         copy = tmp_path / f"copy{number}.db"
         shutil.copy(journal_path, copy)
         ended = subprocess.run(  # noqa: ASYNC221  # nothing else runs on this loop

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import random
 import sqlite3
 from contextlib import closing
@@ -9,6 +11,7 @@ from contextlib import closing
 import pytest
 
 from durable._base.clock import SystemClock
+from durable._journal.histories import read_history, read_last
 from durable._journal.journal import Journal
 from durable.errors import JournalCorruptError, JournalError
 from tests.journal.rig import (
@@ -55,6 +58,39 @@ async def test_history_comes_back_as_it_was_written(journal_path):
         assert await journal.reader.last_event(pk, "a") == whole[-1]
         assert await journal.reader.last_event(99, "a") is None
         assert await journal.reader.history(99, "a") == []
+
+
+class Disturbed(sqlite3.Connection):
+    """A connection that has something happen before each of its statements."""
+
+    def execute(self, *given):
+        """Let it happen, then run the statement."""
+        self.happens()
+        return super().execute(*given)
+
+
+@pytest.mark.parametrize("read", ["history", "last"])
+async def test_events_recorded_between_the_queries_of_a_reading_are_no_damage(journal_path, read):
+    """A reading sees one state of the file."""
+    loop = asyncio.get_running_loop()
+    async with open_journal(journal_path) as journal:
+        pk, first = new_run(journal, "a")
+        await journal.perform(first)
+        recorded = itertools.count(2)
+
+        def record_another():
+            more = write(events=[event(pk, "a", next(recorded))])
+            asyncio.run_coroutine_threadsafe(journal.perform(more), loop).result()
+
+        def ask():
+            with closing(sqlite3.connect(journal_path, factory=Disturbed)) as conn:
+                conn.happens = record_another
+                if read == "last":
+                    return [read_last(pk, "a", conn)]
+                return read_history("a", 0, (pk, 0, -1), conn)
+
+        found = [event.seq for event in await asyncio.to_thread(ask)]
+        assert found == ([3] if read == "last" else [1, 2, 3])
 
 
 CHANGES = ["kind = 13", "ref = 1", "name = 'refund'", "at = at + 1", "due = 1", "payload = x'79'"]

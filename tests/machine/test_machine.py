@@ -16,7 +16,7 @@ def test_public_api_does_what_the_model_says_through_restarts_and_crashes() -> N
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=20,
+            max_examples=12,
             stateful_step_count=30,
             derandomize=True,
             database=None,

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ class Peer:
     async def kill(self) -> None:
         """Kill it with SIGKILL, and return when it is gone."""
         if self._process.returncode is None:
-            self.signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended by itself just now
+                self.signal(signal.SIGKILL)
         await self.gone()
 
     async def leave(self) -> int:

@@ -159,7 +159,7 @@ async def test_kills_lose_nothing_that_was_promised_and_double_nothing(
     draw, ledger, count = random.Random(seed), tmp_path / "promises", 60
     owner = await peers.start(prelude=PRELUDE)
     await owner.ask(f"(await rt.start(busy.options(run_id='b'), {str(ledger)!r}, {count})).run_id")
-    for _ in range(8):
+    for _ in range(5):
         await asyncio.sleep(draw.random() * 0.12)
         await owner.kill()
         async with reading(journal_path) as run:

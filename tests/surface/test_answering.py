@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from durable import Run, Runtime, SyncRuntime, create_hook, receive, workflow
 from durable._surface.cli import main
 from durable.errors import HookNotFoundError, HookPayloadError
+from tests.surface.commands import commands
 
 WAIT = 30.0  # seconds until a test gives up
 
@@ -59,17 +59,6 @@ def test_sync_programs_answer_runs(journal_path: Path) -> None:
 # --- by the command line ---------------------------------------------------------------------
 
 
-async def command(path: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run the command in a process of its own, beside the runtime of this one."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "durable", *arguments, "--db", str(path),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
 async def until_open(run: Run[Any]) -> None:
     """Wait until the hook of a run is open."""
     while not await run.hooks():
@@ -79,23 +68,23 @@ async def until_open(run: Run[Any]) -> None:
 @pytest.mark.slow
 async def test_commands_answer_through_the_owner(journal_path: Path) -> None:
     """Payloads are JSON; errors are those of the owner, in one line."""
-    async with Runtime(journal_path) as rt:
+    async with Runtime(journal_path) as rt, commands(journal_path) as command:
         run = await rt.start(both)
         await until_open(run)
-        _, shown, _ = await command(journal_path, "show", run.run_id)
+        _, shown, _ = await command("show", run.run_id)
         assert "waits for  hook 'order:7'" in shown
-        code, _, err = await command(journal_path, "resume-hook", "order:7", '{"cups": "two"}')
+        code, _, err = await command("resume-hook", "order:7", '{"cups": "two"}')
         assert (code, err.count("\n")) == (1, 1)
         assert "payload[\"cups\"] is 'two' (str), but it must be an int" in err
         for _ in range(2):
             given = ("resume-hook", "order:7", '{"cups": 2}', "--key", "delivery-1")
-            assert await command(journal_path, *given) == (
+            assert await command(*given) == (
                 0, f"{run.run_id}: the payload is recorded\n", "",
             )  # fmt: skip
-        code, out, _ = await command(journal_path, "send", run.run_id, "note")
+        code, out, _ = await command("send", run.run_id, "note")
         assert (code, out) == (0, f"{run.run_id}: the payload is recorded\n")
         assert await run.result(WAIT) == [{"cups": 2}, None]
-        code, _, err = await command(journal_path, "resume-hook", "order:7", "1")
+        code, _, err = await command("resume-hook", "order:7", "1")
         assert (code, "no open hook has the token" in err) == (1, True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import pytest
 
 from durable import Runtime, sleep, start_many, workflow
 from durable._surface.cli import main
+from tests.surface.commands import commands
 
 Command = Callable[..., tuple[int, str, str]]
 WAIT = 30.0
-ROOT = Path(__file__).parents[2]
 
 
 @workflow(name="files.quick")
@@ -210,13 +209,12 @@ def test_commands_work_beside_an_owner(journal: Path, command: Command, tmp_path
     """Export and backup read the file; import and delete are done by the owner."""
 
     async def beside() -> None:
-        async with Runtime(journal, drain_seconds=0) as rt:
+        async with Runtime(journal, drain_seconds=0) as rt, commands(journal) as perform:
             file, copy = tmp_path / "nap.json", tmp_path / "copy.db"
 
             async def ask(*arguments: str) -> None:
-                program = [sys.executable, "-m", "durable", *arguments, "--db", str(journal)]
-                process = await asyncio.create_subprocess_exec(*program, cwd=ROOT)
-                assert await process.wait() == 0, arguments
+                code, _, err = await perform(*arguments)
+                assert code == 0, (arguments, err)
 
             await ask("export", "nap", str(file))
             await ask("import", str(file), "--as", "twin")

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 from durable import Runtime
+from tests.surface.commands import commands
 from tests.surface.test_cli import (
     WAIT,
     Command,
     cli_nap,
     command,
-    command_line,
     some_runs,
     until_asleep,
     with_runtime,
@@ -109,13 +109,13 @@ def test_pause_and_resume_without_an_owner(journal_path: Path, command: Command)
 
 async def test_commands_reach_the_run_through_its_owner(journal_path: Path) -> None:
     """Another process has the journal open, and does what is asked."""
-    async with Runtime(journal_path) as rt:
+    async with Runtime(journal_path) as rt, commands(journal_path) as command:
         run = await rt.start(cli_nap.options(run_id="nap"))
         await until_asleep(run)
-        assert (await command_line(journal_path, "pause", "nap"))[0] == 0
+        assert (await command("pause", "nap"))[0] == 0
         assert await run.status() == "blocked"
-        assert (await command_line(journal_path, "resume", "nap"))[0] == 0
+        assert (await command("resume", "nap"))[0] == 0
         assert await run.status() == "running"
-        code, out, _ = await command_line(journal_path, "rerun", "nap", "--run-id", "nap-2")
+        code, out, _ = await command("rerun", "nap", "--run-id", "nap-2")
         assert (code, out.split(";")[0]) == (0, "nap: started anew as nap-2")
         await until_asleep(rt.get_run("nap-2"))
