@@ -17,6 +17,7 @@ MODULES: dict[str, str] = {
     "T10": "tests.campaign.t10_fuzzing",
     "T13": "tests.campaign.t13_threads",
     "SEAL": "tests.campaign.seal_tampering",
+    "T8": "tests.campaign.t8_determinism",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 
