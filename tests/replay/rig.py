@@ -256,10 +256,10 @@ def check_replays(main: Main, recording: Recording) -> None:
     body.abandon()
     ends = [1] + [turn.ends_at for turn in recording.turns]
     for done, end in enumerate(ends):
-        _continue_from(main, recording, done, end)
+        continue_from(main, recording, done, end)
 
 
-def _continue_from(main: Main, recording: Recording, done: int, end: int) -> None:
+def continue_from(main: Main, recording: Recording, done: int, end: int) -> None:
     clock = Clock()
     body = new_body(main, recording.history[:end], clock, recording.run_id)
     assert body.replay(len(recording.history) + 1)
