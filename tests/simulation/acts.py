@@ -83,7 +83,14 @@ async def start(world: World, runtime: Runtime, number: int) -> None:
     """Start a run of the plan."""
     order = world.plan.orders[number]
     wanted = flow.options(run_id=order.run_id, **order.options)
-    run = await runtime.start(wanted, order.program)
+    is_there = order.run_id in world.witness.by_id
+    try:
+        run = await runtime.start(wanted, order.program)
+    except JournalError:
+        world.mark("refused start")
+        if not is_there and order.run_id in world.witness.by_id and not world.closing:
+            world.broken("corrupt", f"{order.run_id} was refused, and is recorded")
+        raise
     world.acked.add(run.run_id)
     _seen(world, run.run_id)
 
@@ -367,6 +374,7 @@ async def set_wall(world: World, runtime: Runtime, seconds: float) -> None:
         seconds = -seconds
     world.offset += seconds
     world.upsets += 1
+    world.upset_at = world.clock.boot()
     world.mark("wall back" if seconds < 0 else "wall forward")
     world.last_wall = max(world.last_wall, world.clock.wall_us() + int(seconds * 1e6))
     world.clock.set_wall(world.clock.wall_us() + int(seconds * 1e6))
