@@ -212,8 +212,9 @@ async def delete(world: World, runtime: Runtime, share: float) -> None:
         return
     name = ended[int(share * len(ended))]
     world.deleted.add(name)
+    before = world.witness.by_id[name]
     await runtime.get_run(name).delete()
-    if name in world.witness.by_id:
+    if world.witness.by_id.get(name) is before:  # and not another one under its id
         world.broken("lost", f"9: {name} was deleted, and is there")
 
 
