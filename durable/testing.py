@@ -8,13 +8,14 @@ that sleeps for a month is tested in a millisecond, without a real wait or patch
         await runtime.advance("30 days")
         assert await run.result() == "sent"
 
-and `VirtualClock`, the clock in it, which any other runtime takes as well.
+and `VirtualClock`, the clock in it, which any other runtime takes as well. A `VirtualRuntime`
+can also die like a process, and its disk, a `FaultyDisk`, fails when it is told to.
 
 Invariants: time moves only in `advance`, `fast_forward`, `suspend` and `set_wall`;
 callbacks fire in the order of their deadlines, equal deadlines in the order they were
 asked for, and each sees both clocks standing at its own deadline.
 
-Does not fake threads or the disk: work that runs elsewhere takes real time.
+Does not fake threads: work that runs elsewhere takes real time.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from weakref import WeakKeyDictionary
 
 from durable._base.clock import Timer
 from durable._base.duration import parse_duration
-from durable._journal.driver import InlineDriver
+from durable._journal.faulty import FaultyDisk
+from durable._surface import current, endings
 from durable._surface.runtime import Runtime
 
-__all__ = ["VirtualClock", "VirtualRuntime", "settle"]
+__all__ = ["FaultyDisk", "VirtualClock", "VirtualRuntime", "settle"]
 
 START_US = 1_704_067_200_000_000  # 2024-01-01T00:00:00Z
 _SETTLE_TURNS = 8  # loop turns given to whatever a callback set in motion
@@ -193,6 +195,7 @@ class VirtualRuntime(Runtime):
 
     Attributes:
         clock: the `VirtualClock`.
+        disk: the `FaultyDisk`; `runtime.disk.fail("full")` lets it fail.
 
     Example:
         >>> async with VirtualRuntime(tmp_path / "app.db") as runtime:
@@ -210,11 +213,47 @@ class VirtualRuntime(Runtime):
         **options: Any,
     ) -> None:
         self.clock = clock or VirtualClock()
+        self.disk = FaultyDisk()
         self._patience = patience
+        self._crashed = False
         given: dict[str, Any] = {
             "durability": "process", "drain_seconds": 0, "retention": None, **options,
         }  # fmt: skip
-        super().__init__(path, clock=self.clock, driver=InlineDriver, **given)
+        super().__init__(path, clock=self.clock, driver=self.disk.driver, **given)
+
+    async def crash(self) -> None:
+        """Die as the process would, at this instant: nothing more is recorded.
+
+        Bodies are dropped where they stand; no `finally` of theirs runs. Steps that are running
+        are cancelled, because nobody can stop them otherwise, and count as interrupted. Open
+        another runtime with the same path and clock to see what comes back.
+
+        Raises:
+            RuntimeNotRunningError: it is not open.
+
+        Example:
+            ``await runtime.crash(); runtime = VirtualRuntime(path, clock=runtime.clock)``
+        """
+        self._require_open()
+        assert self._place is not None
+        self._crashed = True
+        engine, server = self._engine, self._place.server
+        runs = () if engine is None else engine.scheduler
+        running = [a.task for run in runs for a in run.attempts.values() if a.task is not None]
+        current.closed(self, self.loop)
+        endings.forget(self)
+        self.abandon()
+        if server is not None:
+            await server.close(self._place.lock.release)
+        self._place.lock.release()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def close(self, *, drain: bool = True) -> None:
+        """See `Runtime.close`; nothing is left to close after a `crash`."""
+        if not self._crashed:
+            await super().close(drain=drain)
 
     async def advance(self, duration: float | timedelta | str) -> None:
         """Let time pass, and let runs do at each instant all that they can do then.

@@ -99,7 +99,7 @@ class Pauses:
             await self._journal.perform(
                 pausing(row, reason, await self._journal.reader.last_seq(row.pk))
             )
-            if row.status != BLOCKED:
+            if row.status != BLOCKED and row.wake_at != 0:  # else attempts of its were cut off
                 self._here.add(run_id)
         finally:
             let_in()

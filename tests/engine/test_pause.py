@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from durable import Run, get_step_metadata, sleep, start, step, workflow
+from durable._journal.driver import InlineDriver
 from durable.errors import RunStateError, WorkflowRunNotFoundError
 from durable.testing import VirtualClock
 from tests.engine.rig import (
@@ -378,6 +380,34 @@ async def test_run_that_has_ended_cannot_be_paused(journal_path: Path) -> None:
             await run.pause()
         with pytest.raises(WorkflowRunNotFoundError):
             await rt.get_run("nobody").pause()
+
+
+async def test_attempt_that_a_crash_has_cut_off_counts_though_its_run_is_paused_at_once(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """Before anybody has brought the run into memory: the next attempt has a number of its own."""
+
+    async def pass_time() -> None:
+        while True:
+            await virtual_clock.advance(0.5)
+
+    GATES["a"] = asyncio.Event()
+    rt = make(journal_path, virtual_clock)
+    await rt.open()
+    await rt.start(line.options(run_id="one"), "a")
+    await until(lambda: CALLS["a"])
+    await crash(rt)
+    del GATES["a"]
+    slow = partial(InlineDriver, clock=virtual_clock, latency=lambda: 1.0)
+    passing = asyncio.ensure_future(pass_time())
+    async with opened(journal_path, virtual_clock, driver=slow) as rt:
+        run = rt.get_run("one")
+        await run.pause()
+        assert CALLS["a"] == 1
+        await run.resume()
+        assert await run.result(WAIT) == ["A"]
+    passing.cancel()
+    assert ATTEMPTS == [1, 2]
 
 
 @workflow(name="pause.warden")

@@ -83,7 +83,14 @@ async def start(world: World, runtime: Runtime, number: int) -> None:
     """Start a run of the plan."""
     order = world.plan.orders[number]
     wanted = flow.options(run_id=order.run_id, **order.options)
-    run = await runtime.start(wanted, order.program)
+    is_there = order.run_id in world.witness.by_id
+    try:
+        run = await runtime.start(wanted, order.program)
+    except JournalError:
+        world.mark("refused start")
+        if not is_there and order.run_id in world.witness.by_id and not world.closing:
+            world.broken("corrupt", f"{order.run_id} was refused, and is recorded")
+        raise
     world.acked.add(run.run_id)
     _seen(world, run.run_id)
 
@@ -144,7 +151,8 @@ async def wake(world: World, runtime: Runtime, share: float) -> None:
     seen = _seen(world, run.run_id)
     if seen is not None and seen.row.status not in FINISHED:
         woken = [e for e in seen.events if e.kind == EventKind.WAIT_COMPLETED and e.name == WOKEN]
-        if len(woken) < count:
+        # One that is woken may win a race, and so end another one without a record.
+        if count and not woken:
             world.broken("lost", f"9: {count} sleeps of {run.run_id} ended, recorded are {woken}")
     if count:
         world.mark("woken")
@@ -204,8 +212,9 @@ async def delete(world: World, runtime: Runtime, share: float) -> None:
         return
     name = ended[int(share * len(ended))]
     world.deleted.add(name)
+    before = world.witness.by_id[name]
     await runtime.get_run(name).delete()
-    if name in world.witness.by_id:
+    if world.witness.by_id.get(name) is before:  # and not another one under its id
         world.broken("lost", f"9: {name} was deleted, and is there")
 
 
@@ -367,6 +376,7 @@ async def set_wall(world: World, runtime: Runtime, seconds: float) -> None:
         seconds = -seconds
     world.offset += seconds
     world.upsets += 1
+    world.upset_at = world.clock.boot()
     world.mark("wall back" if seconds < 0 else "wall forward")
     world.last_wall = max(world.last_wall, world.clock.wall_us() + int(seconds * 1e6))
     world.clock.set_wall(world.clock.wall_us() + int(seconds * 1e6))

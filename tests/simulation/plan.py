@@ -106,11 +106,15 @@ def _start_options(random: Random) -> dict[str, Any]:
     return options
 
 
+# Things that happen at the same instant are what races are about.
+_GRID = (0.0, 0.5, 1.0, 2.0, 5.0)
+
+
 def _seconds(random: Random) -> float:
     roll = random.random()
-    if roll < 0.1:
-        return 0.0
-    if roll < 0.5:
+    if roll < 0.35:
+        return random.choice(_GRID)
+    if roll < 0.6:
         return round(random.expovariate(0.3), 3)
     if roll < 0.9:
         return round(random.uniform(1, 600), 1)
@@ -184,7 +188,7 @@ class _Programs:
         random = self._random
         name = random.choice([*sorted(set(STEPS) - {"items"}), "work", "work", "once"])
         fails = random.choice((0, 0, 0, 0, 1, 1, 2, 9))
-        seconds: float = random.choice((-1, -1, 0, round(random.uniform(0, 10), 2), 30.0))
+        seconds: float = random.choice((-1, -1, 0, 1, 2, 5, round(random.uniform(0, 10), 2), 30.0))
         if name == "emit":
             seconds = random.randint(0, 3)
         if name == "stubborn":
@@ -193,7 +197,7 @@ class _Programs:
 
     def _hook(self) -> Node:
         random = self._random
-        limit = random.choice((None, 600.0, _seconds(random), 0.5))
+        limit = random.choice((None, 600.0, _seconds(random), 0.5, 1.0))
         return ["hook", random.randint(1, 3), limit, random.randint(1, 3), random.random() < 0.5]
 
 
@@ -226,6 +230,8 @@ def _pause(random: Random) -> float:
         return 0.0
     if roll < 0.6:
         return round(random.expovariate(100), 5)
+    if roll < 0.75:
+        return random.choice(_GRID)
     if roll < 0.85:
         return round(random.uniform(0, 12), 3)
     return _seconds(random) if roll < 0.99 else 90000.0

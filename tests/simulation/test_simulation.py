@@ -18,7 +18,7 @@ from tests.simulation.marks import MARKED
 from tests.simulation.plan import Act, Order, Plan, draw
 from tests.simulation.simulate import fingerprint, play, tell
 
-SEEDS = 60
+SEEDS = 100
 STEP = {"id": "r0", "tree": ["seq", ["do", "work", 0, 1.0, True], ["sleep", 3600]]}
 
 

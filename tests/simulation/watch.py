@@ -79,10 +79,12 @@ class Judge(Protocol):
     Attributes:
         stay_in_memory: no run leaves memory before its end.
         upsets: how often the wall clock was set so far.
+        upset_at: when that was, in seconds since the machine was switched on.
     """
 
     stay_in_memory: bool
     upsets: int
+    upset_at: float
 
     def now(self) -> tuple[int, float]:
         """UTC microseconds, and seconds since the machine was switched on."""
@@ -280,6 +282,8 @@ class Witness:
         wall, boot = self._world.now()
         if upsets == self._world.upsets:
             early = wall < created.due
+        elif self._world.upset_at - born < self._world.lag():
+            early = False  # the clock was set before the wait's timer was: a known gap
         elif created.name != "until" and life == self.life and not self._was_a_row(seen):
             early = boot - born + self._world.lag() < (created.due - created.at) / 1e6
         else:

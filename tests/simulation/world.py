@@ -24,6 +24,7 @@ from durable._authoring import registry
 from durable._engine.payloads import EnginePayloads
 from durable._journal.attributes import decode_blocked
 from durable._replay.events import COMMANDS, FAILED_ATTEMPT, Event, EventKind
+from durable.errors import JournalError
 from tests.campaign.programme import Counts, FoundError, Verdict
 from tests.simulation import flows
 from tests.simulation.disk import KINDS, Disk, Trouble
@@ -79,8 +80,9 @@ class World:
         self.disk: Disk | None = None
         self.writer: sqlite3.Connection | None = None
         self.kill_at: tuple[int, str] | None = None
-        self.upsets = 0
+        self.upsets, self.upset_at = 0, 0.0
         self.offset = 0.0  # of the wall clock, in seconds
+        self.closing = False
         self.is_healed = False
         self.next_act = 0
         # The ledger.
@@ -145,7 +147,7 @@ class World:
     @contextmanager
     def living(self) -> Iterator[SimLoop]:
         """Give the loop of a new life; bury it afterwards."""
-        self.dead = False
+        self.dead = self.closing = False
         self.witness.life = self.life
         self.witness.is_new_life = True
         self.kill_at = None
@@ -326,6 +328,8 @@ class World:
     def _judge_failure(self, seen: Seen, event: Event) -> None:
         step = seen.events[event.ref - 1]
         run_id = seen.row.run_id
+        if not step.name.startswith("sim."):
+            self._judge_own_failure(seen, step, event)
         if not step.name.startswith("sim.") or seen.is_copy or seen.was_set_back:
             return
         made = self.tries.get(self.latest.get((run_id, event.ref), ""))
@@ -339,6 +343,14 @@ class World:
             )
         if took_too_long:
             self.mark("step timeout")
+
+    def _judge_own_failure(self, seen: Seen, step: Event, event: Event) -> None:
+        """A step of the library's own does not fail because of the disk."""
+        if event.payload is None:
+            return
+        error = self.payloads.decode_error(event.payload, step.name, 1)
+        if isinstance(error, JournalError):
+            raise FoundError("corrupt", f"3: {seen.row.run_id}: {step.name} failed by {error!r}")
 
     def judge_row(self, row: Row) -> None:
         """Judge why a run is blocked."""

@@ -6,11 +6,17 @@ import asyncio
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from durable import Backoff, sleep, start, step, workflow
-from durable.errors import DurationError, StepTimeoutError
+from durable.errors import (
+    DurationError,
+    JournalFullError,
+    RuntimeClosedError,
+    StepTimeoutError,
+)
 from durable.testing import VirtualClock, VirtualRuntime, settle
 
 DAY_US = 86_400_000_000
@@ -196,3 +202,108 @@ async def test_until_next_tells_what_is_armed(virtual_clock: VirtualClock) -> No
     assert virtual_clock.until_next() == 60
     await virtual_clock.advance(60, settled=settle)
     assert virtual_clock.until_next() is None
+
+
+# --- crashes and a failing disk ---------------------------------------------------------------
+
+
+@step(max_retries=0)
+async def note(what: str) -> int:
+    NOTES.append(what)
+    return len(NOTES)
+
+
+@step(max_retries=0)
+async def endless() -> None:
+    NOTES.append("begun")
+    await asyncio.Event().wait()
+
+
+NOTES: list[str] = []
+
+
+@workflow
+async def two_notes() -> list[str]:
+    try:
+        await note("first")
+        await sleep("1h")
+        await note("second")
+    finally:
+        NOTES.append("unwound")
+    return NOTES
+
+
+@workflow
+async def waits_for_ever() -> None:
+    await endless()
+
+
+@pytest.fixture(autouse=True)
+def _no_notes() -> None:
+    NOTES.clear()
+
+
+async def test_after_a_crash_another_runtime_goes_on(journal_path: Path) -> None:
+    """What was done is not done again, and no body was unwound."""
+    async with VirtualRuntime(journal_path) as runtime:
+        await runtime.start(two_notes.options(run_id="one"))
+        await runtime.advance("30 minutes")
+        await runtime.crash()
+    assert NOTES == ["first"]
+    async with VirtualRuntime(journal_path, clock=runtime.clock) as runtime:
+        await runtime.advance("30 minutes")
+        await runtime.get_run("one").result()
+    assert NOTES == ["first", "second", "unwound"]
+
+
+async def test_crash_interrupts_running_attempts(journal_path: Path) -> None:
+    """They begin once more, under another number."""
+    async with VirtualRuntime(journal_path) as runtime:
+        await runtime.start(waits_for_ever.options(run_id="one"))
+        await runtime.settled()
+        await runtime.crash()
+        with pytest.raises(RuntimeClosedError):
+            await runtime.start(waits_for_ever)
+        with pytest.raises(RuntimeClosedError):
+            await runtime.crash()
+    async with VirtualRuntime(journal_path, clock=runtime.clock) as runtime:
+        await runtime.settled()
+        events = await runtime.get_run("one").events()
+        assert [e.name for e in events if e.kind == "step_retrying"] == ["interrupted"]
+    assert NOTES == ["begun", "begun"]
+
+
+async def test_runs_pause_while_the_disk_is_full(journal_path: Path) -> None:
+    """New ones are refused; those that are there go on when there is space again."""
+    async with VirtualRuntime(journal_path, patience=0.01) as runtime:
+        run = await runtime.start(two_notes)
+        await runtime.settled()
+        runtime.disk.fail("full")
+        with pytest.raises(JournalFullError):
+            await runtime.start(two_notes)
+        await runtime.advance("61 minutes")
+        assert NOTES == ["first"]
+        assert runtime.disk.failures > 1
+        runtime.disk.heal()
+        await runtime.advance("1 minute")
+        assert await run.status() == "completed"
+    assert NOTES == ["first", "second", "unwound"]
+
+
+async def test_a_write_that_failed_and_is_there_all_the_same_counts(journal_path: Path) -> None:
+    """The journal looks before it says that nothing was recorded."""
+    async with VirtualRuntime(journal_path) as runtime:
+        runtime.disk.fail("unknown", times=1)
+        run = await runtime.start(two_notes)
+        await runtime.advance("1h")
+        assert await run.status() == "completed"
+        assert runtime.disk.failures == 1
+    assert NOTES == ["first", "second", "unwound"]
+
+
+@pytest.mark.parametrize("given", [("on fire",), ("full", 0)])
+async def test_a_disk_fails_in_known_ways_only(journal_path: Path, given: tuple[Any, ...]) -> None:
+    """And the message names them."""
+    async with VirtualRuntime(journal_path) as runtime:
+        with pytest.raises(ValueError, match=r"on fire|times=0"):
+            runtime.disk.fail(*given)
