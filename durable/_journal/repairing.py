@@ -95,7 +95,7 @@ def lost_tail(files: JournalFiles) -> str | None:
         if version_of(conn, files.path, LATEST) == 0:
             return lost_event(conn, files.path, None)
         meta, _ = sound_meta(conn.execute(EXAMINING["meta"]))
-        return lost_event(conn, files.path, str(meta.get("journal_id", "")))
+        return lost_event(conn, files.path, meta.get("journal_id"))
     return None
 
 
