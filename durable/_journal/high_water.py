@@ -24,6 +24,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.files import sync_directory
 from durable._journal.running import boot_id
 from durable._journal.sql import QUERIES
 from durable.errors import JournalRolledBackError
@@ -103,6 +104,7 @@ def forget_mark(path: str) -> None:
     """Delete the mark of the journal at `path`: what is there now owes it nothing."""
     with suppress(OSError):
         os.unlink(f"{path}.mark")
+        sync_directory(path)  # it must not come back with a power cut
 
 
 def check_mark(conn: sqlite3.Connection, path: str, journal_id: object) -> None:
