@@ -7,7 +7,6 @@ left with all that matters in its -wal. See tests/health/rot.py for what is held
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ CUTS_EVERY = 10  # of the trials with a -wal, one cuts it off instead
 @contextmanager
 def open_trials() -> Iterator[Trial]:
     """Make the journals once."""
-    logging.getLogger("durable").setLevel(logging.CRITICAL)  # damage is told at length
     with tempfile.TemporaryDirectory() as name:
         made = {kind: asyncio.run(make_template(Path(name, kind), kind)) for kind in KINDS}
 

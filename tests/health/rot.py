@@ -12,6 +12,7 @@ one, which is checked whole at each opening, and a larger one, which is not.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import shutil
 from collections import Counter
@@ -114,20 +115,46 @@ async def what_comes_of(path: Path) -> tuple[dict[str, Any], Counter[str]]:
     """Let the runs of a journal go on to their ends; return what they come to, and how."""
     clock = VirtualClock()
     executed.clear()
+    errors = Errors()
     found = dict.fromkeys(IDS, REFUSED)
     try:
         async with make(path, clock) as rt:
             going = asyncio.create_task(_go_on(rt, clock, found))
             while not going.done():
                 await asyncio.sleep(0)
-                if rt.journal.disk.fences > FENCES_MAX:  # paused for good: nothing is written
+                # Paused for good, or told again and again that nothing can be read.
+                if rt.journal.disk.fences > FENCES_MAX or errors.count > FENCES_MAX:
                     going.cancel()
             if going.cancelled():
                 return dict.fromkeys(IDS, REFUSED), Counter(executed)
             await going
     except JournalError:
         return dict.fromkeys(IDS, REFUSED), Counter(executed)
+    finally:
+        errors.close()
     return found, Counter(executed)
+
+
+class Errors(logging.Handler):
+    """Counts what is logged as an error, and keeps it from being printed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.count = 0
+        self._logger = logging.getLogger("durable")
+        self._before = self._logger.propagate
+        self._logger.propagate = False
+        self._logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count."""
+        self.count += 1
+
+    def close(self) -> None:
+        """Let the others have it again."""
+        self._logger.removeHandler(self)
+        self._logger.propagate = self._before
+        super().close()
 
 
 async def _go_on(rt: Runtime, clock: VirtualClock, found: dict[str, Any]) -> None:
