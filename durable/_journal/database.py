@@ -164,7 +164,7 @@ def prepare(
     is_small = os.stat(files.path).st_size <= _FULL_CHECK_BYTES
     if found and (is_small or not clean):
         check_integrity(conn, files.path, fully=is_small)
-    check_mark(conn, files.path, str(before.get("journal_id", "")) if found else None)
+    check_mark(conn, files.path, before.get("journal_id"))
     migrate(conn, files.path, found, migrations)
     check_schema(conn, files.path, migrations)
     _check_vacuum(conn)

@@ -236,7 +236,7 @@ def _structure(findings: list[Finding], *, fully: bool) -> Check:
 
 def _tail(conn: sqlite3.Connection, path: str) -> Check:
     meta, _ = sound_meta(conn.execute(QUERIES["meta"]))
-    lost = lost_event(conn, path, str(meta.get("journal_id", "")))
+    lost = lost_event(conn, path, meta.get("journal_id"))
     if lost is None:
         return Check("tail", "ok", "the newest event that is known of is there")
     what = f"{lost} was there and is not: the end was lost, or this is an older copy"

@@ -24,6 +24,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.files import sync_directory
 from durable._journal.running import boot_id
 from durable._journal.sql import QUERIES
 from durable.errors import JournalRolledBackError
@@ -66,6 +67,7 @@ class HighWater:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(self._path, flags, 0o600)
         try:
+            os.fchmod(descriptor, 0o600)  # whatever the umask
             head = _HEAD.pack(_MAGIC, journal_id.encode(), boot_id(), durability == "full")
             # Written out, not left as a hole: a hole that the disk cannot fill would kill us.
             os.pwrite(descriptor, head.ljust(_SIZE, b"\0"), 0)
@@ -102,16 +104,17 @@ def forget_mark(path: str) -> None:
     """Delete the mark of the journal at `path`: what is there now owes it nothing."""
     with suppress(OSError):
         os.unlink(f"{path}.mark")
+        sync_directory(path)  # it must not come back with a power cut
 
 
-def check_mark(conn: sqlite3.Connection, path: str, journal_id: str | None) -> None:
+def check_mark(conn: sqlite3.Connection, path: str, journal_id: object) -> None:
     """Raise unless the event that the mark names is in the journal.
 
     Args:
         conn: reads the journal.
         path: the journal's.
-        journal_id: as its `meta` tells; None for a file without tables, such as one whose
-            -wal was lost whole.
+        journal_id: as its `meta` tells; None for one that does not tell, such as a file
+            whose -wal was lost whole.
 
     Raises:
         JournalRolledBackError: it is not.
@@ -126,9 +129,9 @@ def check_mark(conn: sqlite3.Connection, path: str, journal_id: str | None) -> N
         )
 
 
-def lost_event(conn: sqlite3.Connection, path: str, journal_id: str | None) -> str | None:
+def lost_event(conn: sqlite3.Connection, path: str, journal_id: object) -> str | None:
     """Return which event is missing that the mark names, in words; None if none is."""
-    found = _read(f"{path}.mark", journal_id)
+    found = _read(f"{path}.mark", None if journal_id is None else str(journal_id))
     if found is None:
         return None
     mark, same_boot, is_full = found

@@ -95,7 +95,7 @@ def lost_tail(files: JournalFiles) -> str | None:
         if version_of(conn, files.path, LATEST) == 0:
             return lost_event(conn, files.path, None)
         meta, _ = sound_meta(conn.execute(EXAMINING["meta"]))
-        return lost_event(conn, files.path, str(meta.get("journal_id", "")))
+        return lost_event(conn, files.path, meta.get("journal_id"))
     return None
 
 
@@ -263,7 +263,10 @@ def _fill_hooks(conn: sqlite3.Connection, wreck: Wreck, kept: dict[int, Mended])
         if run.row is None or run.row.status in FINISHED:
             continue
         for hook in open_hooks(effective([Event._make(each[:7]) for each in run.events]).events):
-            hashed = token_hash(_token(hook))
+            if not (token := _token(hook)):
+                told.append(f"run {run.run_id}: the token of event {hook.seq} cannot be read")
+                continue
+            hashed = token_hash(token)
             values = (hashed, run.key, hook.seq, hook_sum(hashed, run.key, hook.seq))
             if conn.execute(QUERIES["claim_hook"], values).rowcount > 0 and told:
                 told.append(f"run {run.run_id} holds the token of event {hook.seq} again")

@@ -50,6 +50,7 @@ class Marks:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(path, flags, 0o600)
         try:
+            os.fchmod(descriptor, 0o600)  # whatever the umask
             size = _HEAD_BYTES + SLOTS * _SLOT.size
             boot = boot_id()
             self.previous = _marked(os.read(descriptor, size + 1), size, boot)

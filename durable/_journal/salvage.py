@@ -94,18 +94,14 @@ def _look_for_events(conn: sqlite3.Connection, wreck: Wreck) -> None:
     for key in {*_candidates(wreck), *wreck.runs()}:
         events = {event[0]: event for event in wreck.events.get(key, ())}
         last = max((seq for seq in events if isinstance(seq, int)), default=0)
-        try:
-            for row in conn.execute(QUERIES["events"], (key, last)):
-                if row[0] != key:
-                    break
-                events[row[1]] = row[1:]
-        except sqlite3.DatabaseError:
+        more, is_torn = _walk(conn, "events", key, last)
+        events |= {row[1]: row[1:] for row in more}
+        if is_torn:
             wreck.torn.add(key)
             last = max((seq for seq in events if isinstance(seq, int)), default=0)
-            for seq in range(last + 1, last + 1 + _FURTHER):
-                found = _one(conn, "event", key, seq)
-                if found is not None:
-                    events[seq] = found[1:]
+            further = range(last + 1, last + 1 + _FURTHER)
+            rows = [row for seq in further if (row := _one(conn, "event", key, seq)) is not None]
+            events |= {row[1]: row[1:] for row in rows}
         if events:
             wreck.events[key] = [events[seq] for seq in sorted(events)]
 
@@ -113,16 +109,27 @@ def _look_for_events(conn: sqlite3.Connection, wreck: Wreck) -> None:
 def _look_for_chunks(conn: sqlite3.Connection, wreck: Wreck) -> None:
     for key in {*_candidates(wreck), *wreck.runs()}:
         chunks = {chunk[:2]: chunk for chunk in wreck.chunks.get(key, ())}
-        place = max(chunks, default=("", -1))
-        try:
-            for row in conn.execute(QUERIES["chunks"], (key, *place)):
-                if row[0] != key:
-                    break
-                chunks[row[1:3]] = row[1:]
-        except sqlite3.DatabaseError:
+        more, is_torn = _walk(conn, "chunks", key, *max(chunks, default=("", -1)))
+        chunks |= {row[1:3]: row[1:] for row in more}
+        if is_torn:
             wreck.torn.add(key)
         if chunks:
             wreck.chunks[key] = [chunks[place] for place in sorted(chunks)]
+
+
+def _walk(
+    conn: sqlite3.Connection, table: str, key: int, *after: object
+) -> tuple[list[Stored], bool]:
+    """Return the rows of a run behind a place, and whether the walk broke off."""
+    found: list[Stored] = []
+    try:
+        for row in conn.execute(QUERIES[table], (key, *after)):
+            if row[0] != key:
+                break
+            found.append(row)
+    except sqlite3.DatabaseError:
+        return found, True
+    return found, False
 
 
 def _one(conn: sqlite3.Connection, query: str, *values: object) -> Stored | None:

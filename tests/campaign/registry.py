@@ -8,6 +8,7 @@ from tests.campaign.programme import Programme
 
 MODULES: dict[str, str] = {
     "T1": "tests.campaign.t1_crash_states",
+    "ROT": "tests.campaign.rot",
     "T2": "tests.campaign.t2_kills",
     "T3": "tests.campaign.t3_power_cuts",
     "T4": "tests.campaign.t4_disk_errors",

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from durable import verify
+from durable import Encryption, verify
 from durable._journal.driver import InlineDriver
+from durable._surface.cli_keys import rekey_file
 from durable.errors import JournalCorruptError, JournalError
-from tests.engine.rig import crashing, opened, quiet
+from tests.engine.rig import crashing, make, opened, quiet
 from tests.health.rig import change, fill_open, flip
 
 
@@ -64,6 +65,24 @@ async def test_forked_run_is_sound_and_can_be_taken_elsewhere(
         async with opened(tmp_path / "other.db") as other:
             there = await other.import_run(document)
             assert await there.result() == 20
+
+
+@pytest.mark.parametrize("hide", [True, False])
+async def test_sealed_journal_is_sound_without_its_key(
+    journal_path: Path, tmp_path: Path, hide: bool
+) -> None:
+    """Also with another key since: the mark of its newest event is no alarm then."""
+    pytest.importorskip("cryptography")
+    key, other = bytes(range(32)), bytes(range(1, 33))
+    async with make(journal_path, encryption=Encryption(key, hide=hide)) as rt:
+        await fill_open(rt)
+    assert (await verify(journal_path)).findings == []
+    await rekey_file(
+        str(journal_path), Encryption(lambda: [other, key], hide=hide).ring(), takes_plain=False
+    )
+    assert (await verify(journal_path)).findings == []
+    async with make(journal_path, encryption=Encryption(other, hide=hide)) as rt:
+        assert await rt.get_run("sum").result() == 20
 
 
 # Statements that no index and no trigger stands in the way of, and what is said about each.
