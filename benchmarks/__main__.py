@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="a tenth of the size, one repetition")
     add("--repeat", type=int, metavar="N", help="how often everything is done (default: 3)")
     add("--durability", choices=sorted(DURABILITIES), default="both", help="default: both")
-    add("--loop", choices=("asyncio", "uvloop"), default="asyncio", help="default: asyncio")
+    loops = ("durable", "asyncio", "uvloop")
+    add("--loop", choices=loops, default="durable", help="default: that of durable.run")
     add("--dir", type=Path, help="where journals go; must be a disk (default: temp directory)")
     return parser
 
