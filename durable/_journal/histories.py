@@ -9,19 +9,21 @@ of a history away without touching what is left of it.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
 
-from durable._journal.checksum import checksum_of_run, matches
+from durable._journal.checksum import Stored, checksum_of_run, intact
 from durable._journal.sql import QUERIES
 from durable._replay.events import Event
 from durable.errors import JournalCorruptError, WorkflowRunNotFoundError
 
-_EVENT = Event._make
 _HISTORY, _LAST_EVENT = QUERIES["history"], QUERIES["last_event"]
 _NEXT_IN_FILE, _BY_PK = QUERIES["next_in_file"], QUERIES["run_by_pk"]
 
 CURE = "the disk or another program changed the file; restore a backup, or `durable repair`"
 
-_StoredEvent = tuple[int, int, int, str, int, "int | None", "bytes | None", int]
+# Rows fetched at once: few enough that their memory is used again for the next ones.
+_PAGE = 100
 
 
 def read_history(
@@ -34,23 +36,26 @@ def read_history(
         WorkflowRunNotFoundError: the run is just being deleted.
     """
     pk, _, limit = parameters
-    rows: list[_StoredEvent] = conn.execute(_HISTORY, parameters).fetchall()
-    if rows[0][0] != after_seq + 1 if rows else after_seq == 0:
-        is_there = _is_there(pk, run_id, conn)
-        if rows and not is_there:  # it is being deleted, its first events first
-            raise WorkflowRunNotFoundError(run_id)
-        if not rows and not is_there:
-            return []
-    seed = checksum_of_run(run_id)
-    events = [verified(run_id, seed, place, row) for place, row in enumerate(rows, after_seq + 1)]
-    if not 0 <= limit <= len(rows):
-        _check_end(pk, run_id, after_seq + len(rows), conn)
+    seed, events = checksum_of_run(run_id), list[Event]()
+    with closing(conn.execute(_HISTORY, parameters)) as cursor:
+        rows: list[Stored] = cursor.fetchmany(_PAGE)
+        if rows[0][0] != after_seq + 1 if rows else after_seq == 0:
+            is_there = _is_there(pk, run_id, conn)
+            if rows and not is_there:  # it is being deleted, its first events first
+                raise WorkflowRunNotFoundError(run_id)
+            if not rows and not is_there:
+                return []
+        while rows:
+            events += _verified(run_id, seed, after_seq + 1 + len(events), rows)
+            rows = cursor.fetchmany(_PAGE)
+    if not 0 <= limit <= len(events):
+        _check_end(pk, run_id, after_seq + len(events), conn)
     return events
 
 
 def read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
     """Return the newest event of a run, verified, or None."""
-    row: _StoredEvent | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
+    row: Stored | None = conn.execute(_LAST_EVENT, (pk,)).fetchone()
     if row is None:
         return None
     _check_end(pk, run_id, row[0], conn)
@@ -76,19 +81,22 @@ def _check_end(pk: int, run_id: str, last: int, conn: sqlite3.Connection) -> Non
         )
 
 
-def verified(run_id: str, seed: int, place: int, row: _StoredEvent) -> Event:
+def verified(run_id: str, seed: int, place: int, row: Stored) -> Event:
     """Return a stored event, whose number has to be `place`; it is not opened.
 
     Raises:
         JournalCorruptError: it has another one, or does not match its checksum.
     """
-    seq = row[0]
+    return _verified(run_id, seed, place, [row])[0]
+
+
+def _verified(run_id: str, seed: int, place: int, rows: Sequence[Stored]) -> list[Event]:
+    events = intact(seed, place, rows)
+    if len(events) == len(rows):
+        return events
+    seq, place = rows[len(events)][0], place + len(events)
     if seq != place:
         raise JournalCorruptError(
             f"the history of run {run_id} lacks event {place} (the next one is {seq}): {CURE}"
         )
-    if not matches(seed, row):
-        raise JournalCorruptError(
-            f"event {seq} of run {run_id} does not match its checksum: {CURE}"
-        )
-    return _EVENT(row[:7])
+    raise JournalCorruptError(f"event {seq} of run {run_id} does not match its checksum: {CURE}")

@@ -16,6 +16,7 @@ from contextvars import Context, copy_context
 from typing import Any
 from zlib import crc32
 
+from durable._replay.ahead import Ahead
 from durable._replay.attributes import take_change
 from durable._replay.blame import Accused, accuse
 from durable._replay.ending import Continuation, cancelled_ending, ending_of
@@ -145,7 +146,7 @@ class Body:
         self.attributes: dict[str, str] = {}
         self.attributes_changed = False  # since they were last written
         self._main = main
-        self._task: asyncio.Task[Any] | None = None
+        self.main: asyncio.Task[Any] | None = None
         self._payloads = payloads
         self._read_now = read_now
         self._created_at = history[0].at
@@ -157,15 +158,16 @@ class Body:
 
         Afterwards look at `script.divergence`: when it is set the body must be abandoned.
         """
-        script = self.script
-        for _ in range(events_max):
+        script, ahead = self.script, Ahead(self, events_max)
+        while ahead.left:
+            ahead.left -= 1
             event = script.next_inbound()
             if event is None:
                 if script.replaying:
                     self._meet_unfollowed()
                 self.loop.muted = False
                 return True
-            self._apply(event, UNDECODED)
+            self._apply(event, UNDECODED, ahead.give)
             if script.divergence is not None or self.outcome is not None:
                 return True
         return False
@@ -233,7 +235,7 @@ class Body:
     @property
     def started(self) -> bool:
         """Tell whether the body's code has begun to run."""
-        return self._task is not None
+        return self.main is not None
 
     def in_flight(self) -> bool:
         """Tell whether an attempt of some step is running, or is to begin at once."""
@@ -267,11 +269,11 @@ class Body:
             return self.use_hooks().is_stale(item)
         return item.ref != 0
 
-    def _apply(self, event: Event, value: object) -> None:
+    def _apply(self, event: Event, value: object, more: Callable[[], bool] | None = None) -> None:
         _TAKE[event.kind](self, event, value)
-        self.loop.drain()
-        if self._task is not None and self._task.done() and self.script.divergence is None:
-            self._finish(self._task)
+        self.loop.drain(more)
+        if self.main is not None and self.main.done() and self.script.divergence is None:
+            self._finish(self.main)
 
     def _take_retry(self, event: Event, value: object) -> None:
         if (step := self.steps.get(event.ref)) is not None:
@@ -282,7 +284,7 @@ class Body:
             coroutine = self._main()
         except Exception as error:  # the arguments no longer fit: the signature has changed
             coroutine = _raise(error)
-        self._task = self.loop.create_task(coroutine, name="main", context=Context())
+        self.main = self.loop.create_task(coroutine, name="main", context=Context())
 
     def _take_result(self, event: Event, value: object) -> None:
         step = self.steps.pop(event.ref, None)
@@ -330,9 +332,9 @@ class Body:
             self._unexpected(event)
 
     def _take_cancel(self, event: Event, value: object) -> None:
-        assert self._task is not None
+        assert self.main is not None
         self.cancel_event = event
-        self._task.cancel(event.payload.decode() if event.payload else None)
+        self.main.cancel(event.payload.decode() if event.payload else None)
 
     def _note_end(self, closed: OpenStep | OpenWait) -> None:
         if not self.script.replaying:
@@ -343,7 +345,7 @@ class Body:
 
     def _where(self) -> str:
         """Return the line that runs now, or else the line at which the body waits."""
-        return calling_line() or (UNKNOWN if self._task is None else task_line(self._task))
+        return calling_line() or (UNKNOWN if self.main is None else task_line(self.main))
 
     # --- the end ---------------------------------------------------------------------
 

@@ -167,19 +167,23 @@ class BodyLoop(asyncio.AbstractEventLoop):
 
     # --- running -------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Run callbacks until none is ready, or until `stopped` is set."""
+    def drain(self, more: Callable[[], bool] | None = None) -> None:
+        """Run callbacks until none is ready, or until `stopped` is set.
+
+        Where `more` is given, it is then asked to make another one ready, and tells whether
+        it has.
+        """
         first, finalizer = sys.get_asyncgen_hooks()
         if first is not on_stage:
             with Stage():
-                return self.drain()
+                return self.drain(more)
         if getattr(finalizer, "__self__", None) is not self:
             sys.set_asyncgen_hooks(finalizer=self._close_dropped)
         host = _get_running_loop()
         _set_running_loop(self)
         ready: deque[Any] = self._ready
         try:
-            while ready and not self.stopped:
+            while not self.stopped and (ready or (more is not None and more())):
                 handle = ready.popleft()
                 if handle._cancelled:
                     continue

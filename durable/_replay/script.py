@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from durable._replay.events import COMMANDS, NOTES, TERMINAL, Event, EventKind
+from durable._replay.events import COMMANDS, NOTES, STEP_COMPLETED, TERMINAL, Event, EventKind
 from durable._replay.source import UNKNOWN
 from durable.errors import InternalError, NondeterminismError
 
@@ -44,14 +44,20 @@ inbound: Callable[[tuple[int, int, str, int | None, bytes | None, object]], Inbo
 
 
 class Script:
-    """See the module's docstring. `where` names the line at which the body stands."""
+    """See the module's docstring. `where` names the line at which the body stands.
+
+    Attributes:
+        cursor: place of the next event of the history to be followed.
+        seq: number of the last event there is.
+        now_us: journal time.
+    """
 
     def __init__(self, history: Sequence[Event], where: Callable[[], str]) -> None:
         if not history or history[0].kind != EventKind.RUN_CREATED:
             raise InternalError("a history must begin with run_created")
         self._history = history
         self._where = where
-        self._cursor = 1  # behind run_created, which the body does not see
+        self.cursor = 1  # behind run_created, which the body does not see
         self.replaying = True
         self.seq = history[-1].seq
         self.now_us = history[0].at
@@ -72,22 +78,30 @@ class Script:
         None means that the history is used up; or, when `replaying` is still set, that a
         recorded command or end comes next, which the code did not come to.
         """
-        if self._cursor == len(self._history):
+        if self.cursor == len(self._history):
             self.replaying = False
             self._history = ()
             self._latest = max(self._latest, self.now_us)
             return None
-        event = self._history[self._cursor]
+        event = self._history[self.cursor]
         if event.kind in COMMANDS or event.kind in TERMINAL:
             return None
-        self._cursor += 1
+        self.cursor += 1
         if event.kind not in NOTES:
             self.now_us = event.at
         return event
 
+    def outcomes_ahead(self, count: int) -> list[tuple[int, Event]]:
+        """Return places and events of the completions of steps among the `2 * count` events
+        behind the next one, at most `count`.
+        """
+        place = self.cursor + 1
+        some = enumerate(self._history[place : place + 2 * count], place)
+        return [found for found in some if found[1].kind == STEP_COMPLETED][:count]
+
     def recorded_end(self) -> Event | None:
         """Return the run's recorded end if nothing but closing events precede it."""
-        rest = self._history[self._cursor :]
+        rest = self._history[self.cursor :]
         closing = NOTES | TERMINAL | {EventKind.STEP_CANCELLED}
         ended = rest and rest[-1].kind in TERMINAL and all(e.kind in closing for e in rest)
         return rest[-1] if ended else None
@@ -96,15 +110,15 @@ class Script:
         """Note the first difference between the code and the history."""
         if self.divergence is None:
             position, expected = self.seq + 1, "no further event"
-            if self._cursor < len(self._history):
-                event = self._history[self._cursor]
+            if self.cursor < len(self._history):
+                event = self._history[self.cursor]
                 position, expected = event.seq, describe(event.kind, event.name, event.ref)
             self.divergence = NondeterminismError(position, expected, got, self._where())
 
     def missing_name(self) -> str | None:
         """Return the name of the recorded step that the code did not call, if that is the case."""
-        if self._cursor < len(self._history):
-            event = self._history[self._cursor]
+        if self.cursor < len(self._history):
+            event = self._history[self.cursor]
             return event.name if event.kind == EventKind.STEP_CREATED else None
         return None
 
@@ -129,10 +143,10 @@ class Script:
             event = _make(Event, (self.seq, kind, ref, name, self._latest, due, payload))
             self.out.append(event)
             return event
-        if self.divergence is None and self._cursor < len(self._history):
-            event = self._history[self._cursor]
+        if self.divergence is None and self.cursor < len(self._history):
+            event = self._history[self.cursor]
             if event.kind == kind and event.name == name and event.ref == ref:
-                self._cursor += 1
+                self.cursor += 1
                 return event
         self.diverge(f"issued {describe(kind, name, ref)}")
         return None
