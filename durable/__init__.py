@@ -10,7 +10,13 @@ Layers, each importing only from those below it:
     _replay      deterministic loop, body, history (no I/O)
     _base        clock, durations, ids, backoff
     errors       every error raised
+
+What many programs do not use, the sync facade and webhooks, is imported when it is first
+asked for.
 """
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from durable._authoring.context import StepMetadata, WorkflowMetadata
 from durable._authoring.continuing import continue_as_new
@@ -47,7 +53,6 @@ from durable._surface.hooks import Hook, create_hook, receive
 from durable._surface.lifecycle import RunOrigin
 from durable._surface.mail import define_hook, get_hook_by_token, resume_hook, send
 from durable._surface.management import backup, cancel_runs, count_runs, import_run, list_runs
-from durable._surface.messages import WebhookRequest, WebhookResponse
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.selecting import RunInfo, RunPage
@@ -57,6 +62,12 @@ from durable._surface.sync_streams import SyncStream
 from durable._surface.verifying import verify
 from durable._surface.webhooks import Webhook, create_webhook, resume_webhook
 from durable.errors import DurableError, FatalError, RetryableError
+
+if _TYPE_CHECKING:
+    from durable._surface.messages import WebhookRequest, WebhookResponse
+    from durable._surface.sync import SyncRun, SyncRuntime
+    from durable._surface.sync_streams import SyncStream
+    from durable._surface.webhooks import Webhook, create_webhook, resume_webhook
 
 __all__ = [
     "Backoff",
@@ -129,3 +140,26 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_LATER = {
+    "SyncRun": "sync",
+    "SyncRuntime": "sync",
+    "SyncStream": "sync_streams",
+    "Webhook": "webhooks",
+    "WebhookRequest": "messages",
+    "WebhookResponse": "messages",
+    "create_webhook": "webhooks",
+    "resume_webhook": "webhooks",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for, and keep it."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'durable' has no attribute {name!r}")
+    found = globals()[name] = getattr(_import_module(f"durable._surface.{_LATER[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

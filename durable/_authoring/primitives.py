@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random as _random
-import uuid
 from collections.abc import MutableMapping
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durable._authoring.context import (
     StepMetadata,
@@ -25,6 +24,9 @@ from durable._base.clock import SystemClock
 from durable._base.duration import when
 from durable._replay.body import Body
 from durable.errors import WrongContextError
+
+if TYPE_CHECKING:  # it imports the half of the standard library
+    from uuid import UUID
 
 _clock = SystemClock()
 _shared = _random.SystemRandom()
@@ -81,12 +83,14 @@ def random() -> _random.Random:
     return _shared if body is None else _seeded(body)
 
 
-def uuid4() -> uuid.UUID:
+def uuid4() -> UUID:
     """Return a random UUID; in a body the same one on every replay.
 
     Example:
         ``invoice = str(uuid4())``
     """
+    import uuid
+
     body = current_body()
     if body is None:
         return uuid.uuid4()

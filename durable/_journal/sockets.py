@@ -17,7 +17,6 @@ import os
 import socket
 import stat
 import struct
-import tempfile
 from contextlib import suppress
 
 from durable._journal import forkguard
@@ -182,6 +181,8 @@ def _remove_stale(path: str) -> None:
 
 
 def _elsewhere(path: str) -> str:
+    import tempfile  # which is not free, and most paths are short enough
+
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16] + ".sock"
     found = os.path.join(_private_directory(tempfile.gettempdir()), name)
     if len(os.fsencode(found)) > PATH_BYTES_MAX:
@@ -198,5 +199,7 @@ def _private_directory(parent: str) -> str:
     private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
     if private and status.st_uid == os.geteuid():
         return directory
+    import tempfile
+
     # Somebody else made it, perhaps to listen in our place.
     return tempfile.mkdtemp(prefix="durable-", dir=parent)

@@ -7,7 +7,7 @@ here runs a statement.
 
 from __future__ import annotations
 
-import pkgutil
+import os
 import re
 import sqlite3
 
@@ -16,10 +16,10 @@ _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 
 def read(file: str) -> str:
     """Return the text of a .sql file of this package."""
-    data = pkgutil.get_data(__package__, file)
-    if data is None:
-        raise FileNotFoundError(f"{file} is missing from the installed package: reinstall durable")
-    return data.decode("utf-8")
+    loader = __spec__.loader  # as `pkgutil.get_data`, which imports far more than that
+    assert loader is not None
+    data = loader.get_data(os.path.join(os.path.dirname(__file__), file))  # type: ignore[attr-defined]
+    return str(data, "utf-8")
 
 
 def parse(text: str) -> dict[str, str]:

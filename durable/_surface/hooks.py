@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, Self, TypeVar, cast, overload
 
 from durable._authoring.context import current_body
-from durable._authoring.fitting import fitter, type_text
 from durable._base.duration import parse_duration
 from durable._base.ids import new_token, valid_text
 from durable._replay.body import Body
@@ -189,6 +188,8 @@ def open_hook(type: Any, *, token: str | None, metadata: object, **facts: object
     body = _body("create_hook()")
     if token is not None:
         valid_text(token, "hook token", "leave it out to get one that nobody can guess")
+    from durable._authoring.fitting import fitter, type_text
+
     fit = fitter(type)
     hooks = body.use_hooks()
     told = None if fit is None else type_text(type)
@@ -232,6 +233,8 @@ async def receive(name: str, type: Any = None, timeout: Duration | None = None) 
     """
     hooks = _body("receive()").use_hooks()
     valid_text(name, "mailbox name")
+    from durable._authoring.fitting import fitter
+
     fit = fitter(type, f"mailbox {name!r}")
     if timeout is None or hooks.box(name).pending > 0:
         return await hooks.receive(name, fit)

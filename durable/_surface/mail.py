@@ -11,7 +11,6 @@ import secrets
 from typing import Any, Generic, TypeVar, overload
 
 from durable._authoring.context import current_body
-from durable._authoring.fitting import fitter
 from durable._authoring.primitives import get_step_metadata
 from durable._authoring.step import Step, StepOptions
 from durable._base.ids import token_hash, valid_text
@@ -180,6 +179,8 @@ class DefinedHook(Generic[T]):
 
     def __init__(self, type: Any) -> None:
         self.type = type
+        from durable._authoring.fitting import fitter
+
         self._fit = fitter(type)
 
     def create(self, *, token: str | None = None, metadata: object = None) -> Hook[T]:

@@ -23,6 +23,7 @@ Duration = float | timedelta | str
 
 BASE_URL_VARIABLE = "DURABLE_WEBHOOK_BASE_URL"
 BASE_URL = "http://127.0.0.1:8787"  # where `durable serve` listens
+RESPONSE_SECONDS = 30.0  # how long the sender of a request to a webhook waits for a step's answer
 _BASE_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.ASCII | re.IGNORECASE)
 
 _DURABILITIES = ("full", "process")

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from durable._authoring.workflow import Workflow
 from durable._base.clock import Clock, SystemClock
@@ -31,8 +31,8 @@ from durable._surface import current, endings, mail
 from durable._surface.api import begin, calls_of
 from durable._surface.hook_info import HookInfo, find
 from durable._surface.management import Managed
-from durable._surface.messages import WebhookRequest, WebhookResponse
 from durable._surface.options import (
+    RESPONSE_SECONDS,
     Duration,
     check_codec,
     check_durability,
@@ -43,9 +43,11 @@ from durable._surface.place import Place
 from durable._surface.port import CurrentPort
 from durable._surface.run import Run
 from durable._surface.scoped import Scoped
-from durable._surface.signatures import Verifier
-from durable._surface.webhooks import RESPONSE_SECONDS, hand_in
 from durable.errors import ForkedJournalError, RuntimeClosedError, RuntimeNotRunningError
+
+if TYPE_CHECKING:  # of webhooks, which many programs do without
+    from durable._surface.messages import WebhookRequest, WebhookResponse
+    from durable._surface.signatures import Verifier
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -408,6 +410,8 @@ class Runtime(Scoped, Managed):
         response_timeout: float = RESPONSE_SECONDS,
     ) -> WebhookResponse:
         """Hand a request to a webhook of this journal; see `durable.resume_webhook`."""
+        from durable._surface.webhooks import hand_in
+
         return await hand_in(
             self, token, request, dedupe_key=dedupe_key, verifiers=verifiers,
             response_timeout=response_timeout,

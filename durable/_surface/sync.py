@@ -39,7 +39,7 @@ from durable._surface.history import HistoryEvent, RunStatus
 from durable._surface.hook_info import HookInfo
 from durable._surface.lifecycle import Results, RunOrigin
 from durable._surface.messages import WebhookRequest, WebhookResponse
-from durable._surface.options import Duration
+from durable._surface.options import RESPONSE_SECONDS, Duration
 from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.scoped import may_drain
@@ -47,7 +47,6 @@ from durable._surface.selecting import HasRunId, Order, RunFilters, RunInfo, Run
 from durable._surface.signatures import Verifier
 from durable._surface.sync_host import Host
 from durable._surface.sync_streams import Blocking, SyncStream
-from durable._surface.webhooks import RESPONSE_SECONDS
 from durable.errors import RuntimeNotRunningError
 
 P = ParamSpec("P")

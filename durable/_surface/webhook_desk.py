@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from durable._surface.current import Access, current_runtime
 from durable._surface.http_request import METHODS, Limits, check_seconds
 from durable._surface.messages import WebhookRequest, WebhookResponse
+from durable._surface.options import RESPONSE_SECONDS
 from durable._surface.runtime import Runtime
 from durable._surface.signatures import Verifier
 from durable._surface.webhook_app import DELIVERY_HEADERS, DeliveryId, WebhookApp
 from durable._surface.webhooks import (
-    RESPONSE_SECONDS,
     FoundWebhook,
     find_webhook,
     receive_request,

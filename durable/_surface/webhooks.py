@@ -29,12 +29,12 @@ from durable._surface.hooks import Hook, open_hook
 from durable._surface.http_request import WEBHOOK_PATH, check_seconds
 from durable._surface.mail import resume
 from durable._surface.messages import WebhookRequest, WebhookResponse
+from durable._surface.options import RESPONSE_SECONDS
 from durable._surface.run import Duration
 from durable._surface.signatures import Verifier
 from durable.errors import HookNotFoundError, WebhookVerifierError, WrongContextError, shown_token
 
 MANUAL = "manual"
-RESPONSE_SECONDS = 30.0
 
 Responding = WebhookResponse | int | str | bytes | dict[str, Any] | list[Any]
 
