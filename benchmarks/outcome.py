@@ -102,7 +102,8 @@ def _row(figure: Figure, passes: Sequence[Pass]) -> Row | None:
     pooled = spread([sample for one in passes for sample in one.samples[figure.key]])
     per_pass = [_statistic(figure, one.samples[figure.key]) for one in passes]
     ratio = _ratio(figure, passes)
-    reached = pooled.max if ratio is None else ratio.p50
+    # Without a floor: the worst pass.
+    reached = max(per_pass) if ratio is None else ratio.p50
     verdicts = [
         Verdict(bar, reached, reached <= bar.limit)
         for bar in workload.bars

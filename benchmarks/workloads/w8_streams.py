@@ -1,10 +1,10 @@
-"""W8: how long a chunk takes from `write` in a step to the one who reads it.
+"""W8: how late sleeps end, and how long things are on their way: events and streams.
 
-For the latency the step writes a chunk when the one before has been read by all, so that
-nothing queues up: what is measured is one COMMIT and the way around it. For the
-throughput it writes as fast as it may, and time runs until the last chunk has been read.
-The reader in another process tells when it got each chunk by the clock that all
-processes of a machine share.
+Sleeps and events are in `w8_waits`. For the latency of a stream a step writes a chunk when
+the one before has been read by all, so that nothing queues up: what is measured is one
+COMMIT and the way around it. For the throughput it writes as fast as it may, and time runs
+until the last chunk has been read. The reader in another process tells when it got each
+chunk by the clock that all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from time import perf_counter
 from benchmarks.engine import open_runtime
 from benchmarks.floors import Samples
 from benchmarks.workload import Bar, Figure, Settings, Workload
+from benchmarks.workloads.w8_waits import EVENTS, SLEEPERS, events, lateness
 from durable import Run, Runtime, get_writable, step, workflow
 
 CHUNKS, FLOOD, READERS = 300, 10_000, 10
@@ -168,6 +169,8 @@ async def measure(settings: Settings) -> Samples:
     async with open_runtime(settings) as runtime:
         await read(await runtime.start(flood, 2))
         samples = {
+            "late": await lateness(runtime, settings),
+            **await events(runtime, settings),
             "one": await delivery(runtime, settings, 1),
             "ten": await delivery(runtime, settings, READERS),
             "process": await delivery_elsewhere(runtime, settings),
@@ -178,9 +181,12 @@ async def measure(settings: Settings) -> Samples:
 WORKLOADS = (
     Workload(
         name="W8",
-        title="streams",
+        title="sleeps, events, streams",
         perform=lambda settings: settings.run(measure(settings)),
         figures=(
+            Figure("late", "lateness of sleeps, p99", statistic="p99"),
+            Figure("recorded", "resume_hook() until it returns", floor="F1"),
+            Figure("acted", "resume_hook() until the step that follows begins", floor="F1"),
             Figure("one", "write to read, one reader", floor="F1"),
             Figure("ten", "write to read, the last of 10 readers", floor="F1"),
             Figure("process", "write to read, in another process", floor="F1"),
@@ -188,9 +194,11 @@ WORKLOADS = (
             Figure("item", "each of 10,000 items of an iterated generator", "T", "mean"),
         ),
         bars=(
-            Bar("one", 2.0, "full", stage="goal"),
+            Bar("late", 0.005, stage="goal"),
+            Bar("acted", 1.5, "full", stage="goal"),
+            Bar("one", 1.5, "full", stage="goal"),
             Bar("process", 3.0, "full", stage="goal"),
         ),
-        operations=3 * CHUNKS + 2 * FLOOD,
+        operations=SLEEPERS + EVENTS + 3 * CHUNKS + 2 * FLOOD,
     ),
 )
