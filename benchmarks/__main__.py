@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import machine, outcome, plot, profile, runner, table
+from benchmarks import machine, outcome, plot, profile, report, runner, table
 from benchmarks.floors import Durability
 from benchmarks.runner import Pass, Plan
 from benchmarks.workload import Workload
@@ -39,6 +39,10 @@ def main(arguments: list[str]) -> int:
     _print(passes)
     if options.plot is not None:
         plot.draw(outcome.rows(passes), facts, options.plot)
+    if options.markdown is not None:
+        told = f"python -m benchmarks {shlex.join(arguments)}"
+        floors, rows = outcome.floor_rows(passes), outcome.rows(passes)
+        options.markdown.write_text(report.markdown(facts, floors, rows, told))
     if options.json is not None:
         options.json.write_text(json.dumps(_data(facts, passes), indent=1))
     return 1 if outcome.failures(passes) else 0
@@ -53,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("workloads", nargs="*", metavar="W", help="names such as W1 W2 idle (default: all)")
     add("--peers", action="store_true", help="the same work on the peers that are installed")
+    add("--peer-python", type=Path, metavar="FILE", help="an interpreter that has the peers")
     add("--plot", type=Path, metavar="FILE", help="draw the ratios of W1 to W5 as a PNG")
+    add("--markdown", type=Path, metavar="FILE", help="write a report there, to be kept")
     add("--json", type=Path, metavar="FILE", help="write the figures there too")
     add("--quick", action="store_true", help="a tenth of the size, one repetition")
     add("--repeat", type=int, metavar="N", help="how often everything is done (default: 3)")
@@ -65,17 +71,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> Plan:
     default = 1 if options.quick else 3
+    peer_python = str(options.peer_python or sys.executable)
     return Plan(
-        workloads=_chosen(options.workloads, peers=options.peers),
+        workloads=_chosen(options.workloads, peers=peer_python if options.peers else None),
         durabilities=DURABILITIES[options.durability],
         repeat=default if options.repeat is None else max(1, options.repeat),
         quick=options.quick,
         loop=options.loop,
         directory=machine.scratch_directory() if options.dir is None else options.dir,
+        peer_python=peer_python,
     )
 
 
-def _chosen(names: list[str], *, peers: bool) -> list[Workload]:
+def _chosen(names: list[str], *, peers: str | None) -> list[Workload]:
     known = registry()
     ours = [workload.name for workload in known if workload.subject == OURS]
     wanted = {name.lower() for name in names or ours}
@@ -84,22 +92,22 @@ def _chosen(names: list[str], *, peers: bool) -> list[Workload]:
         there = ", ".join(ours)
         raise SystemExit(f"no workload named {', '.join(sorted(unknown))}; there are: {there}")
     chosen = [each for each in known if each.name.lower() in wanted]
-    missing = {each.requires for each in chosen if peers and not _installed(each)}
-    for module in sorted(missing):
-        print(f"{module} is not installed, and left out: pip install -e '.[bench]'")
-    chosen = [each for each in chosen if each.subject == OURS or (peers and _installed(each))]
+    needed = {each.requires for each in chosen if peers is not None and each.requires}
+    versions = {} if peers is None else machine.versions(sorted(needed), peers)
+    for package in sorted(needed - set(versions)):
+        print(f"{package} is not installed, and left out: pip install -e '.[bench]'")
+    chosen = [each for each in chosen if each.subject == OURS or each.requires in versions]
     return sorted(chosen, key=lambda each: (ours.index(each.name), each.subject != OURS))
-
-
-def _installed(workload: Workload) -> bool:
-    return not workload.requires or find_spec(workload.requires) is not None
 
 
 def _facts(plan: Plan) -> dict[str, str]:
     size = "a tenth (--quick)" if plan.quick else "full"
+    peers = sorted({each.requires for each in plan.workloads if each.requires})
+    versions = machine.versions(peers, plan.peer_python) if peers else {}
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         **machine.describe(plan.directory),
+        "peers": ", ".join(f"{name} {version}" for name, version in versions.items()) or "none",
         "settings": f"loop {plan.loop}, size {size}, {plan.repeat} repetition(s), else defaults",
     }
 

@@ -6,11 +6,14 @@ one and leaves out what it cannot know; it never guesses and never fails a run.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sqlite3
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +60,19 @@ def scratch_directory() -> Path:
     temp = Path(tempfile.gettempdir())
     in_memory = filesystem_of(temp).kind in MEMORY_FILESYSTEMS
     return Path.cwd() if in_memory else temp
+
+
+def versions(packages: Sequence[str], python: str) -> dict[str, str]:
+    """The versions of those of some packages that an interpreter has."""
+    program = (
+        "import json, sys\n"
+        "from importlib.metadata import distributions\n"
+        "found = {d.metadata['Name'].lower(): d.version for d in distributions()}\n"
+        "print(json.dumps({name: found[name] for name in sys.argv[1:] if name in found}))\n"
+    )
+    said = subprocess.run([python, "-c", program, *packages], check=True, stdout=subprocess.PIPE)
+    found: dict[str, str] = json.loads(said.stdout)
+    return found
 
 
 def _mounts() -> list[Filesystem]:

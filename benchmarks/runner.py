@@ -13,19 +13,23 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.floors import Durability, Samples
 from benchmarks.worker import FLOORS, Request
 from benchmarks.workload import Workload
+from benchmarks.workloads import OURS
 
 TIMEOUT_SECONDS = 900
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, in which order of durabilities, how often, and where."""
+    """What to measure, in which order of durabilities, how often, and where.
+
+    `peer_python` is the interpreter that peers are installed for.
+    """
 
     workloads: list[Workload]
     durabilities: list[Durability]
@@ -33,6 +37,7 @@ class Plan:
     quick: bool
     loop: str
     directory: Path
+    peer_python: str = sys.executable
 
 
 @dataclass(frozen=True)
@@ -76,27 +81,34 @@ def _round(
 
 
 def _floors(plan: Plan, durability: Durability) -> Samples:
-    return _work(plan, FLOORS, FLOORS, durability)
+    return _work(plan, Request(FLOORS, FLOORS, "", "", durability, plan.loop, plan.quick))
 
 
 def _attempt(plan: Plan, workload: Workload, durability: Durability) -> tuple[Samples, str | None]:
     try:
-        return _work(plan, workload.name, workload.subject, durability), None
+        request = Request(
+            workload.name, workload.subject, workload.module, "", durability, plan.loop, plan.quick
+        )
+        return _work(plan, request), None
     except WorkError as failure:
         return {}, str(failure)
 
 
-def _work(plan: Plan, name: str, subject: str, durability: Durability) -> Samples:
+def _work(plan: Plan, wanted: Request) -> Samples:
     """Perform one thing in a fresh process in a fresh directory."""
-    with tempfile.TemporaryDirectory(prefix="durable-bench-", dir=plan.directory) as directory:
-        request = Request(name, subject, directory, durability, plan.loop, plan.quick)
-        _spawn(request)
+    python = sys.executable if wanted.subject in (OURS, FLOORS) else plan.peer_python
+    place = tempfile.TemporaryDirectory(
+        prefix="durable-bench-", dir=plan.directory, ignore_cleanup_errors=True
+    )
+    with place as directory:
+        request = replace(wanted, directory=directory)
+        _spawn(request, python)
         answer: Samples = json.loads(request.answer.read_text())
         return answer
 
 
-def _spawn(request: Request) -> None:
-    command = [sys.executable, "-m", "benchmarks.worker", json.dumps(asdict(request))]
+def _spawn(request: Request, python: str) -> None:
+    command = [python, "-m", "benchmarks.worker", json.dumps(asdict(request))]
     root = str(Path(__file__).absolute().parent.parent)
     environment = os.environ | {"PYTHONPATH": root}
     try:

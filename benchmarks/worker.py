@@ -25,6 +25,7 @@ class Request:
 
     name: str
     subject: str
+    module: str
     directory: str
     durability: Durability
     loop: str
@@ -44,7 +45,7 @@ def perform(request: Request) -> Samples:
     from benchmarks.workloads import find  # not for floors: they must not load the engine
 
     settings = Settings(directory, request.durability, request.loop, request.quick)
-    return find(request.name, request.subject).perform(settings)
+    return find(request.name, request.subject, request.module).perform(settings)
 
 
 def main() -> None:

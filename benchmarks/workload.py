@@ -73,13 +73,14 @@ class Bar:
     """An upper limit: on the ratio to the figure's floor, or on the figure where it has none.
 
     `durability` None means at every durability. A "bar" is due now, a "goal" is where
-    this is going.
+    this is going. `why` explains a limit that is missed; it is shown where that is so.
     """
 
     figure: str
     limit: float
     durability: Durability | None = None
     stage: Stage = "bar"
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class Workload:
     `perform(settings)` returns samples per figure key (seconds, counts or bytes).
     `operations` says how many operations the full size does (the profile divides by it).
     `subject` is whose engine does the work: a peer is a workload of the same `name`
-    with another subject. `once` = not repeated. A peer `requires` a module, and has the
-    `durabilities` that it knows.
+    with another subject. `once` = not repeated. A peer `requires` a package, and has the
+    `durabilities` that it knows. `module` is the file that it comes from, set by the registry.
     """
 
     name: str
@@ -103,3 +104,4 @@ class Workload:
     once: bool = False
     requires: str = ""
     durabilities: tuple[Durability, ...] = ("full", "process")
+    module: str = ""

@@ -1,78 +1,57 @@
 """The same work on DBOS Transact over SQLite: as it comes, and with WAL switched on before.
 
 DBOS keeps SQLite's rollback journal unless the file is in WAL mode already; its writes are
-`synchronous=FULL` in both cases, so it is compared at "full" only. Its sizes are smaller
-than ours, because they are figures per operation and it needs far longer for each.
+`synchronous=FULL` in both cases, so it is compared at "full" only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
-from time import perf_counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from benchmarks.floors import Samples
-from benchmarks.workload import Figure, Settings, Workload
-
-LATENCIES = 50
-STEPS = 200
-RUNS, STEPS_EACH = 100, 5
-STARTS = 300
-
-Measure = Callable[[Any], Awaitable[Samples]]
+from benchmarks.rivals import Peer, Rival, Shape, workloads
+from benchmarks.workload import Settings
 
 
-async def one_step(flows: Any) -> Samples:
-    """Seconds from start to result, one run at a time."""
-    samples = []
-    for _ in range(LATENCIES + 1):
-        begun = perf_counter()
-        await (await flows.start(flows.chain, 1)).get_result()
-        samples.append(perf_counter() - begun)
-    return {"run": samples[1:]}
+class Dbos:
+    """Its workflows."""
+
+    def __init__(self) -> None:
+        from dbos import DBOS
+
+        async def add(number: int, other: int) -> int:
+            return number + other
+
+        adding = DBOS.step()(add)
+
+        async def chain(steps: int) -> int:
+            number = 0
+            for other in range(steps):
+                number = await adding(number, other)
+            return number
+
+        async def gather(steps: int) -> int:
+            return sum(await asyncio.gather(*(adding(number, 1) for number in range(steps))))
+
+        self._start = DBOS.start_workflow_async
+        self._flows = {"chain": DBOS.workflow()(chain), "gather": DBOS.workflow()(gather)}
+
+    async def start(self, shape: Shape, steps: int) -> Any:
+        """Start a run."""
+        return await self._start(self._flows[shape], steps)
+
+    async def result(self, run: Any) -> object:
+        """Wait for its result."""
+        return await run.get_result()
 
 
-async def sequential(flows: Any) -> Samples:
-    """Seconds per step of one run."""
-    begun = perf_counter()
-    await (await flows.start(flows.chain, STEPS)).get_result()
-    return {"step": [(perf_counter() - begun) / STEPS]}
-
-
-async def concurrent(flows: Any) -> Samples:
-    """Seconds per step of many runs."""
-    begun = perf_counter()
-    runs = await asyncio.gather(*(flows.start(flows.chain, STEPS_EACH) for _ in range(RUNS)))
-    await asyncio.gather(*(run.get_result() for run in runs))
-    return {"step": [(perf_counter() - begun) / (RUNS * STEPS_EACH)]}
-
-
-async def gathered(flows: Any) -> Samples:
-    """Seconds per step of one run that gathers its steps."""
-    begun = perf_counter()
-    await (await flows.start(flows.fan_out, STEPS)).get_result()
-    return {"step": [(perf_counter() - begun) / STEPS]}
-
-
-async def starts(flows: Any) -> Samples:
-    """Seconds of one start, and of each of many at once."""
-    samples = []
-    for _ in range(LATENCIES):
-        begun = perf_counter()
-        run = await flows.start(flows.chain, 0)
-        samples.append(perf_counter() - begun)
-        await run.get_result()
-    begun = perf_counter()
-    runs = await asyncio.gather(*(flows.start(flows.chain, 0) for _ in range(STARTS)))
-    each = (perf_counter() - begun) / STARTS
-    await asyncio.gather(*(run.get_result() for run in runs))
-    return {"start": samples, "gathered": [each]}
-
-
-async def launched(settings: Settings, measure: Measure, *, wal: bool) -> Samples:
-    """Perform one measurement on a fresh database, after a run that is not counted."""
+@asynccontextmanager
+async def opened(settings: Settings, *, wal: bool) -> AsyncIterator[Rival]:
+    """Launch it on an empty file."""
     from dbos import DBOS
 
     path = settings.journal()
@@ -80,70 +59,30 @@ async def launched(settings: Settings, measure: Measure, *, wal: bool) -> Sample
         with sqlite3.connect(path) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
         connection.close()
-    config = {
-        "name": "benchmark",
-        "system_database_url": f"sqlite:///{path}",
-        "run_admin_server": False,
-        "log_level": "ERROR",
-    }
-
-    @DBOS.step()
-    async def add(number: int, other: int) -> int:
-        return number + other
-
-    class Flows:
-        start = staticmethod(DBOS.start_workflow_async)
-
-        @staticmethod
-        @DBOS.workflow()
-        async def chain(steps: int) -> int:
-            number = 0
-            for other in range(steps):
-                number = await add(number, other)
-            return number
-
-        @staticmethod
-        @DBOS.workflow()
-        async def fan_out(steps: int) -> int:
-            return sum(await asyncio.gather(*(add(number, 1) for number in range(steps))))
-
-    DBOS(config=config)
+    DBOS(
+        config={
+            "name": "benchmark",
+            "system_database_url": f"sqlite:///{path}",
+            "run_admin_server": False,
+            "log_level": "ERROR",
+        }
+    )
+    flows = Dbos()
     DBOS.launch()
     try:
-        await (await DBOS.start_workflow_async(Flows.chain, 1)).get_result()
-        return await measure(Flows)
+        yield flows
     finally:
         DBOS.destroy()
 
 
-WORK: dict[str, tuple[str, Measure, tuple[Figure, ...]]] = {
-    "W1": ("one-step run", one_step, (Figure("run", "start to result", "F1"),)),
-    "W2": (f"{STEPS} sequential steps", sequential, (Figure("step", "per step", "F1", "mean"),)),
-    "W3": (f"{RUNS} runs x 5 steps", concurrent, (Figure("step", "per step", "T", "mean"),)),
-    "W4": (f"gather of {STEPS} steps", gathered, (Figure("step", "per step", "T", "mean"),)),
-    "W5": (
-        f"start() latency; {STARTS} starts",
-        starts,
-        (
-            Figure("start", "start() latency", "F1"),
-            Figure("gathered", f"each of {STARTS} gathered", "T", "mean"),
-        ),
-    ),
-}
-
-
-def workload(name: str, *, wal: bool) -> Workload:
-    """One of `WORK` as DBOS does it."""
-    title, measure, figures = WORK[name]
-    return Workload(
-        name=name,
-        title=title,
-        perform=lambda settings: settings.run(launched(settings, measure, wal=wal)),
-        figures=figures,
+PEERS = tuple(
+    Peer(
         subject="dbos, WAL" if wal else "dbos",
         requires="dbos",
+        imports="dbos",
+        open=partial(opened, wal=wal),
         durabilities=("full",),
     )
-
-
-WORKLOADS = tuple(workload(name, wal=wal) for name in WORK for wal in (False, True))
+    for wal in (False, True)
+)
+WORKLOADS = tuple(workload for peer in PEERS for workload in workloads(peer))

@@ -29,7 +29,7 @@ def one_step(add: Any) -> Samples:
         begun = perf_counter()
         _result(add(1, 1))
         samples.append(perf_counter() - begun)
-    return {"run": samples}
+    return {"latency": samples}
 
 
 def concurrent(add: Any) -> Samples:
@@ -89,7 +89,7 @@ def consumed(settings: Settings, measure: Callable[[Any], Samples]) -> Samples:
 
 
 WORK = {
-    "W1": ("one task", one_step, (Figure("run", "enqueue to result", "F1"),)),
+    "W1": ("one task", one_step, (Figure("latency", "enqueue to result", "F1"),)),
     "W3": (f"{RUNS} x 5 tasks", concurrent, (Figure("step", "per task", "T", "mean"),)),
     "W5": (
         f"{STARTS} tasks enqueued",

@@ -1,0 +1,163 @@
+"""The table as Markdown, to be kept: what was reached, and what others reach.
+
+Owns the wording and the order of columns. Every figure that has a limit is in the first
+table, met or not; every workload that a peer does too is in the second one, whoever is
+faster. Times are medians or means, as the figure's statistic says, of all passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmarks.outcome import FloorRow, Row, Verdict
+from benchmarks.spread import Spread
+from benchmarks.table import amount, seconds
+from benchmarks.workloads import OURS
+
+
+def markdown(
+    facts: Mapping[str, str], floors: Sequence[FloorRow], rows: Sequence[Row], command: str
+) -> str:
+    """The whole report."""
+    parts = [f"`{command}`", _facts(facts), "### Floors", _floors(floors)]
+    parts += ["### Goals", _goals(rows)]
+    if missed := _missed(rows):
+        parts += ["### What is missed, and why", missed]
+    if any(row.workload.subject != OURS for row in rows):
+        parts += ["### Beside the best other engine", _ahead(rows)]
+        parts += ["### Beside all others", _peers(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def grid(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all but the first column are aligned right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *body])
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
+
+
+def _floors(floors: Sequence[FloorRow]) -> str:
+    body = [
+        (f"{row.name}, {row.title}", row.durability, *(seconds(v) for v in _middle(row.samples)))
+        for row in floors
+    ]
+    return grid(("floor", "at", "median", "mean", "95 %"), body)
+
+
+def _middle(samples: Spread) -> tuple[float, float, float]:
+    return samples.p50, samples.mean, samples.p95
+
+
+# --- goals ------------------------------------------------------------------------------
+
+
+def _goals(rows: Sequence[Row]) -> str:
+    body = [
+        (
+            f"{row.workload.name} {row.workload.title}: {row.figure.title}",
+            row.durability,
+            _value(row),
+            _reached(row, verdict),
+            _limit(row, verdict),
+            "met" if verdict.met else "**missed**",
+        )
+        for row in rows
+        for verdict in row.verdicts
+        if verdict.bar.stage == "goal"
+    ]
+    return grid(("work", "at", "time", "reached", "goal", ""), body)
+
+
+def _missed(rows: Sequence[Row]) -> str:
+    said = {
+        f"- {row.workload.name}, {row.figure.title}: {verdict.bar.why or 'not explained yet'}"
+        for row in rows
+        for verdict in row.verdicts
+        if verdict.bar.stage == "goal" and not verdict.met
+    }
+    return "\n".join(sorted(said))
+
+
+def _value(row: Row) -> str:
+    return amount(_own(row), row.figure.unit)
+
+
+def _reached(row: Row, verdict: Verdict) -> str:
+    if row.ratio is None:
+        return amount(verdict.reached, row.figure.unit)
+    spread = f" ({row.ratio.min:.2f}..{row.ratio.max:.2f})" if row.ratio.min < row.ratio.max else ""
+    return f"{row.ratio.p50:.2f} {row.ratio.floor}{spread}"
+
+
+def _limit(row: Row, verdict: Verdict) -> str:
+    floor = f" {row.ratio.floor}" if row.ratio is not None else ""
+    limit = verdict.bar.limit
+    return f"{limit:g}{floor}" if floor or row.figure.unit != "s" else seconds(limit)
+
+
+# --- peers ------------------------------------------------------------------------------
+
+# How many times faster than the fastest other engine this is to be.
+AHEAD = {
+    ("W1", "latency"): 6.0,
+    ("W2", "step"): 8.0,
+    ("W3", "step"): 250.0,
+    ("W4", "step"): 200.0,
+    ("W5", "gathered"): 50.0,
+    ("W9", "first"): 3.0,
+    ("W10", "step"): 1.0,
+}
+
+
+def _peers(rows: Sequence[Row]) -> str:
+    """One line per figure of a peer, with what we need for the same at the same durability."""
+    ours = {_what(row): row for row in rows if row.workload.subject == OURS}
+    sizes = {_who(row): f"{row.samples.p50:,.0f}" for row in rows if row.figure.key == "size"}
+    body = []
+    for row in rows:
+        same = ours.get(_what(row))
+        if row.workload.subject != OURS and same is not None and row.figure.key != "size":
+            name = f"{row.workload.name} {row.workload.title}: {row.figure.title}"
+            faster = _times(_own(row) / _own(same))
+            size = sizes.get(_who(row), "")
+            who = row.workload.subject
+            body.append((name, row.durability, who, _value(row), size, _value(same), faster))
+    return grid(("work", "at", "who", "theirs", "n", "durable", "ahead by"), body)
+
+
+def _ahead(rows: Sequence[Row]) -> str:
+    """Beside the fastest of the other engines, which is whoever keeps histories."""
+    body = []
+    for (name, key), limit in AHEAD.items():
+        same = [row for row in rows if (row.workload.name, row.figure.key) == (name, key)]
+        others = [row for row in same if row.workload.subject not in (OURS, "huey")]
+        if not others:
+            continue
+        best = min(others, key=_own)
+        for row in same:
+            if row.workload.subject == OURS:
+                times = _own(best) / _own(row)
+                told = f"{best.workload.subject}, {best.durability}"
+                verdict = "met" if times >= limit else "**missed**"
+                body.append((name, row.durability, told, _times(times), f"{limit:g} x", verdict))
+    return grid(("work", "at", "the best other", "ahead by", "goal", ""), body)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f} x" if ratio >= 10 else f"{ratio:.2g} x"
+
+
+def _who(row: Row) -> tuple[str, str, str]:
+    return row.workload.subject, row.workload.name, row.durability
+
+
+def _what(row: Row) -> tuple[str, str, str]:
+    return row.workload.name, row.durability, row.figure.key
+
+
+def _own(row: Row) -> float:
+    value: float = getattr(row.samples, row.figure.statistic)
+    return value
