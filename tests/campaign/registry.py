@@ -15,13 +15,14 @@ MODULES: dict[str, str] = {
     "T5": "tests.campaign.t5_simulation",
     "T6": "tests.campaign.t6_protocol",
     "T7": "tests.campaign.t7_machine",
+    "T8": "tests.campaign.t8_determinism",
+    "T9": "tests.campaign.t9_golden",
     "T10": "tests.campaign.t10_fuzzing",
     "T11": "tests.campaign.t11_processes",
     "T12": "tests.campaign.t12_clocks",
     "T13": "tests.campaign.t13_threads",
     "T16": "tests.campaign.t16_sabotage",
     "SEAL": "tests.campaign.seal_tampering",
-    "T8": "tests.campaign.t8_determinism",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 

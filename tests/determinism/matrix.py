@@ -19,7 +19,9 @@ import cloudpickle
 
 ROOT = Path(__file__).parents[2]
 MINORS = ("3.11", "3.12", "3.13", "3.14")
-_LENT = {str(Path(module.__file__).parents[1]) for module in (aiosqlite, cloudpickle)}
+LENT = os.pathsep.join(
+    {str(Path(module.__file__).parents[1]) for module in (aiosqlite, cloudpickle)}
+)
 _ASKED = "import sqlite3, sys; print(*sys.version_info[:2], sep='.')"
 
 
@@ -48,7 +50,7 @@ class Cell:
         """
         debug = "debug" if self.debug else "plain"
         arguments = [self.loop, debug, seeds.start, len(seeds), *actions]
-        path = {"PYTHONPATH": os.pathsep.join(_LENT)} if self.python != sys.executable else {}
+        path = {"PYTHONPATH": LENT} if self.python != sys.executable else {}
         ran = subprocess.run(
             [self.python, "-m", "tests.determinism.cell", *map(str, arguments)],
             env={**os.environ, "PYTHONHASHSEED": str(self.hash_seed), **path},
