@@ -84,6 +84,7 @@ class Pauses:
         async with self._one_at_a_time:
             while not await self._pause(run_id, reason):
                 # What is under way with the run comes first; then look again.
+                await self._loader.at_rest(run_id)
                 await self._journal.perform(Write(done=_ignore, vital=True))
                 await asyncio.sleep(0)
 

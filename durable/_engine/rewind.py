@@ -21,6 +21,7 @@ from durable._engine.payloads import EnginePayloads
 from durable._journal.attributes import (
     Origin,
     decode_attributes,
+    decode_blocked,
     decode_origin,
     encode_attributes,
     encode_origin,
@@ -43,10 +44,18 @@ from durable._journal.records import (
 from durable._journal.row_ops import claim_hook, set_attributes, set_deadline
 from durable._journal.sealing import require_open
 from durable._replay.attributes import after_changes, first_attributes
-from durable._replay.events import Event, EventKind
+from durable._replay.events import RESUMED, Event, EventKind
 from durable._replay.forking import fork
 from durable._replay.hooks import hook_facts
-from durable._replay.rewound import View, cut_of, effective, is_resumption, mark, open_hooks
+from durable._replay.rewound import (
+    View,
+    cut_of,
+    effective,
+    is_resumption,
+    mark,
+    open_hooks,
+    resumption,
+)
 from durable.errors import (
     InternalError,
     RunExistsError,
@@ -160,7 +169,8 @@ async def fork_run(
     origin = encode_origin(Origin("forked", source.run_id, seed))
     history = await journal.reader.history(source.pk, source.run_id)
     require_open(history)
-    events = fork(source.run_id, history, asked.at, asked.results, now_us)
+    shared = _seen(source, history) if asked.at is None else history
+    events = fork(source.run_id, shared, asked.at, asked.results, now_us)
     row = _forked(source, history, events, now_us)._replace(
         pk=journal.next_pk(), run_id=new_id, origin=origin
     )
@@ -198,6 +208,14 @@ def _forked(
         first_id=None,
         bound_to=None,
     )
+
+
+def _seen(source: RunRow, history: Sequence[Event]) -> Sequence[Event]:
+    """Return a history in which what came in while the run was parked has not been seen."""
+    seen = None if source.status != BLOCKED else decode_blocked(source.blocked).seq
+    last = history[-1]
+    cut = resumption(last.seq, seen)
+    return history if cut is None else [*history, mark(last.seq + 1, cut, RESUMED, last.at)]
 
 
 async def claims_of(

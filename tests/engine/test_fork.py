@@ -430,3 +430,23 @@ async def test_body_forks_another_run_once(journal_path: Path) -> None:
         made_id, result = await (await rt.start(forker.options(run_id="p"), run.run_id))
         assert (made_id, result) == ("p.3", "xbc")
         assert "run_rewound" in await kinds(rt.get_run("p.3"))
+
+
+async def test_fork_of_a_paused_run_decides_about_what_has_come_meanwhile(
+    journal_path: Path,
+) -> None:
+    """The paused body has not seen it; the fork's is told of it, and goes on."""
+    GATES["a"] = asyncio.Event()
+    async with opened(journal_path) as rt:
+        run = await rt.start(line, ">")
+        await until(lambda: CALLS["a"])
+        await run.pause()
+        GATES["a"].set()
+        await quiet(rt)
+        assert (await kinds(run))[-1] == "step_completed"
+        expected = await (await rt.start(line, ">")).result(WAIT)
+        calls = CALLS["a"]
+        assert await (await run.fork()).result(WAIT) == expected
+        assert CALLS["a"] == calls
+        await run.resume()
+        assert await run.result(WAIT) == expected

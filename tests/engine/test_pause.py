@@ -434,3 +434,29 @@ async def test_body_pauses_and_resumes_another_run(journal_path: Path) -> None:
 
 async def _waits(run: Run[Any]) -> bool:
     return any("run.result" in each for each in (await run.status()).waiting_for)
+
+
+async def test_pausing_a_run_that_is_being_loaded_waits_without_turning_in_circles(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """A slow disk is asked once, not as often as the processor can."""
+    GATES["a"] = asyncio.Event()
+    async with opened(journal_path, virtual_clock) as rt:
+        await rt.start(line.options(run_id="one"), "a")
+        await until(lambda: CALLS["a"])
+
+    def on_slow_disk(uri: str, read_only: bool) -> InlineDriver:
+        seconds = 60.0 if read_only else 0.0
+        return InlineDriver(uri, read_only, clock=virtual_clock, latency=lambda: seconds)
+
+    async def pass_time() -> None:
+        while True:
+            await virtual_clock.advance(1)
+
+    passing = asyncio.ensure_future(pass_time())
+    async with opened(journal_path, virtual_clock, driver=on_slow_disk) as rt:
+        await until(lambda: rt._engine._loader.is_busy("one"))
+        before = rt.journal.disk.commits
+        await rt.get_run("one").pause()
+        assert rt.journal.disk.commits - before < 10
+    passing.cancel()
