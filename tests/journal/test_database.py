@@ -114,7 +114,7 @@ async def test_unclean_end_is_known_at_the_next_opening(journal_path):
         assert not again.clean
 
 
-@pytest.mark.parametrize(("clean", "size"), [(False, 1), (False, 6000), (True, 1)])
+@pytest.mark.parametrize(("clean", "size"), [(False, 1), (False, 20_000), (True, 1)])
 async def test_damage_is_found_at_opening(journal_path, clean, size):
     """A small file is always checked before anything of it is used, a large one if need be."""
     await damaged(journal_path, clean, size)
@@ -124,7 +124,7 @@ async def test_damage_is_found_at_opening(journal_path, clean, size):
 
 async def test_large_file_is_not_read_at_opening_after_a_proper_end(journal_path):
     """Opening takes as long as it takes to look at what is due."""
-    await damaged(journal_path, True, 6000)
+    await damaged(journal_path, True, 20_000)
     await (await Journal.open(journal_path, clock=SystemClock())).close()
 
 
