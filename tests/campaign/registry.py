@@ -14,6 +14,7 @@ MODULES: dict[str, str] = {
     "T11": "tests.campaign.t11_processes",
     "T12": "tests.campaign.t12_clocks",
     "T13": "tests.campaign.t13_threads",
+    "T14": "tests.campaign.t14_loads",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 
