@@ -23,6 +23,7 @@ MODULES: dict[str, str] = {
     "T13": "tests.campaign.t13_threads",
     "T16": "tests.campaign.t16_sabotage",
     "SEAL": "tests.campaign.seal_tampering",
+    "T14": "tests.campaign.t14_loads",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 
