@@ -65,9 +65,6 @@ from durable.errors import DurableError, FatalError, RetryableError
 
 if _TYPE_CHECKING:
     from durable._surface.messages import WebhookRequest, WebhookResponse
-    from durable._surface.sync import SyncRun, SyncRuntime
-    from durable._surface.sync_streams import SyncStream
-    from durable._surface.webhooks import Webhook, create_webhook, resume_webhook
 
 __all__ = [
     "Backoff",

@@ -20,12 +20,14 @@ _SECONDS = 3000.0
 LIMITS: dict[str, dict[str, tuple[float, float]]] = {
     "suspended": {
         "start: MB": (45, 0.0008), "open: MB": (10, 0), "wake: MB": (30, 0.0004),
-        "start: files": (0, 0), "wake: files": (0, 0), "open: writes": (60, 0), "open: reads": (60, 0),
+        "start: files": (0, 0), "wake: files": (0, 0), "open: writes": (60, 0),
+        "open: reads": (60, 0),
         "start: writes": (300, 2.5), "wake: writes": (500, 9),
     },
     "finished": {"pages: MB": (10, 0), "pages: files": (0, 0), "pages: reads": (1000, 0)},
     "long_run": {
-        "steps: MB": (20, 0.004), "replay: MB": (20, 0.004), "replay: writes": (60, 0), "replay: reads": (60, 0),
+        "steps: MB": (20, 0.004), "replay: MB": (20, 0.004), "replay: writes": (60, 0),
+        "replay: reads": (60, 0),
         "steps: files": (0, 0), "replay: files": (0, 0),
     },
     "payloads": {"payloads: MB": (150, 0), "payloads: files": (0, 0)},
