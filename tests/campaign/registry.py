@@ -21,9 +21,10 @@ MODULES: dict[str, str] = {
     "T11": "tests.campaign.t11_processes",
     "T12": "tests.campaign.t12_clocks",
     "T13": "tests.campaign.t13_threads",
+    "T14": "tests.campaign.t14_loads",
+    "T15": "tests.campaign.t15_soak",
     "T16": "tests.campaign.t16_sabotage",
     "SEAL": "tests.campaign.seal_tampering",
-    "T14": "tests.campaign.t14_loads",
 }
 HIDDEN = {"T0": "tests.campaign.t0_wrong"}  # for the tests of the campaign itself
 
