@@ -46,7 +46,7 @@ def read_history(
             if not rows and not is_there:
                 return []
         while rows:
-            events += _verified(run_id, seed, after_seq + 1 + len(events), rows)
+            events += verified(run_id, seed, after_seq + 1 + len(events), rows)
             rows = cursor.fetchmany(_PAGE)
     if not 0 <= limit <= len(events):
         _check_end(pk, run_id, after_seq + len(events), conn)
@@ -59,7 +59,7 @@ def read_last(pk: int, run_id: str, conn: sqlite3.Connection) -> Event | None:
     if row is None:
         return None
     _check_end(pk, run_id, row[0], conn)
-    return verified(run_id, checksum_of_run(run_id), row[0], row)
+    return verified(run_id, checksum_of_run(run_id), row[0], [row])[0]
 
 
 def _is_there(pk: int, run_id: str, conn: sqlite3.Connection) -> bool:
@@ -81,16 +81,12 @@ def _check_end(pk: int, run_id: str, last: int, conn: sqlite3.Connection) -> Non
         )
 
 
-def verified(run_id: str, seed: int, place: int, row: Stored) -> Event:
-    """Return a stored event, whose number has to be `place`; it is not opened.
+def verified(run_id: str, seed: int, place: int, rows: Sequence[Stored]) -> list[Event]:
+    """Return stored events, the first of which has to be number `place`; none is opened.
 
     Raises:
-        JournalCorruptError: it has another one, or does not match its checksum.
+        JournalCorruptError: one has another number, or does not match its checksum.
     """
-    return _verified(run_id, seed, place, [row])[0]
-
-
-def _verified(run_id: str, seed: int, place: int, rows: Sequence[Stored]) -> list[Event]:
     events = intact(seed, place, rows)
     if len(events) == len(rows):
         return events
