@@ -24,6 +24,7 @@ from durable._journal.records import BLOCKED, RunRow, RunState
 from durable.errors import JournalCorruptError
 
 _COLUMNS = len(RunRow._fields)
+_END_OF_TIME_US = 253_402_300_800_000_000  # the year 10,000, which no calendar here knows
 _NULL = "\0"  # no text that is recorded has it alone
 
 StoredRun = tuple[Any, ...]  # the columns of RunRow, then the three checksums
@@ -110,10 +111,15 @@ def shown_row(stored: StoredRun) -> RunRow:
     values = dict.fromkeys(RunRow._fields)
     values |= {
         "pk": stored[0], "run_id": str(stored[1]), "workflow": str(stored[2]), "status": BLOCKED,
-        "created_at": stored[4] if isinstance(stored[4], int) else 0, "behaviour": 0,
+        "created_at": stored[4] if _is_time(stored[4]) else 0, "behaviour": 0,
         "blocked": encode_blocked(Blocked("corrupt", why)),
     }  # fmt: skip
     return RunRow(**values)  # type: ignore[arg-type]
+
+
+def _is_time(value: object) -> bool:
+    """Tell whether a damaged column can still be shown as a time."""
+    return isinstance(value, int) and 0 <= value < _END_OF_TIME_US
 
 
 def hook_sum(token_hash: bytes, pk: int, seq: int) -> int:
