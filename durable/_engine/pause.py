@@ -118,6 +118,7 @@ class Pauses:
         write = pausing(run.current_row(), reason, run.body.script.seq)
         run.state = write.states[0]
         self._scheduler.remove(run)
+        self._cut_off_given_up(run, run.body)
         if not self._cut_off_generators(run):
             self._here.add(run.run_id)
         run.paused = bool(run.attempts)
@@ -132,6 +133,11 @@ class Pauses:
         finally:
             let_in()
         return True
+
+    def _cut_off_given_up(self, run: HotRun, body: Body) -> None:
+        """Give up attempts that the body does not want, as its last turn would once recorded."""
+        for seq in [seq for seq in run.attempts if seq not in body.steps]:
+            self._executor.cancel(run, seq)
 
     def _cut_off_generators(self, run: HotRun) -> bool:
         """Give up attempts whose items the body iterates; return whether there were any."""

@@ -13,10 +13,12 @@ import pytest
 from durable import Run, get_step_metadata, sleep, start, step, workflow
 from durable._journal.driver import InlineDriver
 from durable.errors import RunStateError, WorkflowRunNotFoundError
-from durable.testing import VirtualClock
+from durable.testing import VirtualClock, settle
 from tests.engine.rig import (
     AT_ONCE,
     WAIT,
+    Disk,
+    Request,
     assert_cancelled,
     crash,
     elapse,
@@ -434,6 +436,45 @@ async def test_body_pauses_and_resumes_another_run(journal_path: Path) -> None:
 
 async def _waits(run: Run[Any]) -> bool:
     return any("run.result" in each for each in (await run.status()).waiting_for)
+
+
+@workflow(name="pause.race")
+async def race() -> str:
+    """The first of two steps; the other one is given up."""
+    steps = [asyncio.create_task(act(name)) for name in ("slow", "quick")]
+    done, _ = await asyncio.wait(steps, return_when=asyncio.FIRST_COMPLETED)
+    steps[0].cancel()
+    await act("last")
+    return done.pop().result()
+
+
+async def test_step_that_was_given_up_has_no_other_outcome_if_its_run_is_paused_just_then(
+    journal_path: Path,
+) -> None:
+    """Its attempt goes on until that is on record, and what it comes to is nobody's business."""
+    disk, held = Disk(), list[Request]()
+
+    def hold_writes(request: Request) -> None:
+        (request.perform if request.reads else partial(held.append, request))()
+
+    GATES.update(slow=asyncio.Event(), quick=asyncio.Event())
+    async with opened(journal_path, driver=disk) as rt:
+        run = await rt.start(race)
+        await until(lambda: CALLS["slow"] and CALLS["quick"])
+        disk.meddle = hold_writes
+        GATES["quick"].set()
+        await until(lambda: held)
+        pausing = asyncio.ensure_future(run.pause())
+        await settle(20)
+        disk.let_go(held)
+        await pausing
+        GATES["slow"].set()
+        await settle(20)
+        await run.resume()
+        assert await run.result(WAIT) == "QUICK"
+        events = await run.events()
+    outcomes = [e.kind for e in events if e.ref == 3 and e.kind != "step_retrying"]
+    assert outcomes == ["step_cancelled"]
 
 
 async def test_pausing_a_run_that_is_being_loaded_waits_without_turning_in_circles(

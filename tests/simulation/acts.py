@@ -7,6 +7,7 @@ is raised is a finding.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -139,6 +140,17 @@ async def cancel(world: World, runtime: Runtime, share: float) -> None:
     seen = _seen(world, run.run_id)
     if seen is not None and not seen.cancel_asked and seen.row.status not in FINISHED:
         world.broken("lost", f"9: the cancellation of {run.run_id} is not recorded")
+
+
+@_verb("cancel twice")
+async def cancel_twice(world: World, runtime: Runtime, share: float) -> None:
+    """Two clients cancel the same run, one right behind the other."""
+    first = asyncio.ensure_future(cancel(world, runtime, share))
+    await asyncio.sleep(share / 1000)
+    try:
+        await cancel(world, runtime, share)
+    finally:
+        await asyncio.gather(first, return_exceptions=True)
 
 
 @_verb("wake")

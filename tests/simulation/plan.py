@@ -204,7 +204,8 @@ class _Programs:
 # --- acts -------------------------------------------------------------------------------
 
 _VERBS: dict[str, int] = {
-    "pay": 22, "pay again": 4, "pay late": 2, "send": 8, "cancel": 6, "wake": 6, "watch": 5,
+    "pay": 22, "pay again": 4, "pay late": 2, "send": 8, "cancel": 5, "cancel twice": 3,
+    "wake": 6, "watch": 5,
     "crash": 8, "crash at commit": 12, "restart": 5, "lose loop": 2,
     "disk": 12, "suspend": 4, "set wall": 5, "pause": 5, "resume": 4, "retry": 4, "rerun": 2,
     "fork": 2, "forget code": 4, "change code": 4, "restore code": 4, "list": 2, "delete": 2,
