@@ -246,7 +246,8 @@ class Crew:
         if seed is not None and directory is not None and directory.exists():
             target = self._kept / f"{key}-{seed}"
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(directory, target, symlinks=True)
+            sockets = shutil.ignore_patterns("*.sock")  # they cannot be copied
+            shutil.copytree(directory, target, symlinks=True, ignore=sockets)
             shutil.rmtree(directory, ignore_errors=True)
             directory = target
         else:

@@ -21,20 +21,12 @@ BOXES = ("in", "out")
 KEYS = ("stage", "who")
 MODES = st.sampled_from(["plain", "plain", "refuse", "clean"])
 VALUES = st.integers(0, 9)
-SECONDS = st.sampled_from([1, 5, 20, 45])
+SECONDS = st.sampled_from([1.0, 5.0, 20.0, 45.0])
 
-_offsets = itertools.count(1)
-
-
-def _unique(seconds: float) -> float:
-    return seconds + next(_offsets) % 900_000 / 1_000_000
-
-
-DURATIONS = SECONDS.map(_unique)
-_MAYBE = st.none() | DURATIONS
+_MAYBE = st.none() | SECONDS
 
 _say = st.tuples(st.just("say"), VALUES)
-_sleep = st.tuples(st.just("sleep"), DURATIONS)
+_sleep = st.tuples(st.just("sleep"), SECONDS)
 _ask = st.tuples(st.just("ask"), st.sampled_from(["t0", "t1"]), _MAYBE)
 _receive = st.tuples(st.just("receive"), st.sampled_from(BOXES))
 _gated = st.tuples(st.just("gated"), st.sampled_from(GATES))
@@ -84,3 +76,24 @@ _first = st.one_of(
 _middle = _listed(_any, 4).map(_joined)
 LATER_SCRIPTS = st.tuples(_middle, _last).map(_joined)
 SCRIPTS = st.tuples(_first, _middle, _last).map(_joined)
+
+
+class Unequal:
+    """Makes all durations of one example different, by a few microseconds."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count(1)
+
+    def duration(self, seconds: float) -> float:
+        """Return a duration that no other one equals."""
+        return seconds + next(self._count) / 1_000_000
+
+    def script(self, script: Script) -> Script:
+        """Return the script with durations of its own."""
+        return tuple(tuple(map(self._part, instruction)) for instruction in script)
+
+    def _part(self, part: Any) -> Any:
+        # Instructions have floats for durations only, and tuples for scripts.
+        if isinstance(part, float):
+            return self.duration(part)
+        return self.script(part) if isinstance(part, tuple) else part
