@@ -155,7 +155,7 @@ def _some_events(
         if is_trash or run_id is None:
             continue
         seed = checksum_of_run(run_id)
-        (event,) = verified(run_id, seed, stored[0], [tuple(stored)])
+        event = verified(run_id, seed, stored[0], tuple(stored))
         if work.seals.is_newest(event.payload, legible=is_legible(event.kind)):
             continue
         if (opens := work.opens(event.payload)) is not None:
