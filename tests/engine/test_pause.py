@@ -15,8 +15,19 @@ from durable._journal.driver import InlineDriver
 from durable.errors import RunStateError, WorkflowRunNotFoundError
 from durable.testing import VirtualClock, settle
 from tests.engine.rig import (
-    AT_ONCE, WAIT, Disk, Request, assert_cancelled, crash, elapse, kinds, make, opened, quiet,
-    until, without_workflow,
+    AT_ONCE,
+    WAIT,
+    Disk,
+    Request,
+    assert_cancelled,
+    crash,
+    elapse,
+    kinds,
+    make,
+    opened,
+    quiet,
+    until,
+    without_workflow,
 )  # fmt: skip
 
 CALLS: Counter[str] = Counter()
