@@ -11,8 +11,8 @@ Layers, each importing only from those below it:
     _base        clock, durations, ids, backoff
     errors       every error raised
 
-What many programs do not use, the sync facade and webhooks, is imported when it is first
-asked for.
+What many programs do not use, such as the sync facade and webhooks, is imported when it is
+first asked for.
 """
 
 from importlib import import_module as _import_module
@@ -41,9 +41,7 @@ from durable._authoring.writable import (
 from durable._base.backoff import Backoff
 from durable._journal.backup import Backup
 from durable._journal.codec import Codec, Transform
-from durable._journal.judging import Finding
 from durable._journal.keys import Encryption
-from durable._journal.verifying import Verification
 from durable._surface.api import get_run, run, start, start_many
 from durable._surface.attributes import set_attributes
 from durable._surface.cancelling import CancelOutcome
@@ -57,14 +55,16 @@ from durable._surface.run import Run
 from durable._surface.runtime import Runtime
 from durable._surface.selecting import RunInfo, RunPage
 from durable._surface.streams import Stream, StreamChunk
-from durable._surface.sync import SyncRun, SyncRuntime
-from durable._surface.sync_streams import SyncStream
-from durable._surface.verifying import verify
-from durable._surface.webhooks import Webhook, create_webhook, resume_webhook
 from durable.errors import DurableError, FatalError, RetryableError
 
 if _TYPE_CHECKING:
+    from durable._journal.judging import Finding
+    from durable._journal.verifying import Verification
     from durable._surface.messages import WebhookRequest, WebhookResponse
+    from durable._surface.sync import SyncRun, SyncRuntime
+    from durable._surface.sync_streams import SyncStream
+    from durable._surface.verifying import verify
+    from durable._surface.webhooks import Webhook, create_webhook, resume_webhook
 
 __all__ = [
     "Backoff",
@@ -139,14 +139,17 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LATER = {
-    "SyncRun": "sync",
-    "SyncRuntime": "sync",
-    "SyncStream": "sync_streams",
-    "Webhook": "webhooks",
-    "WebhookRequest": "messages",
-    "WebhookResponse": "messages",
-    "create_webhook": "webhooks",
-    "resume_webhook": "webhooks",
+    "Finding": "_journal.judging",
+    "SyncRun": "_surface.sync",
+    "SyncRuntime": "_surface.sync",
+    "SyncStream": "_surface.sync_streams",
+    "Verification": "_journal.verifying",
+    "Webhook": "_surface.webhooks",
+    "WebhookRequest": "_surface.messages",
+    "WebhookResponse": "_surface.messages",
+    "create_webhook": "_surface.webhooks",
+    "resume_webhook": "_surface.webhooks",
+    "verify": "_surface.verifying",
 }
 
 
@@ -154,7 +157,7 @@ def __getattr__(name: str) -> object:
     """Import what is asked for, and keep it."""
     if name not in _LATER:
         raise AttributeError(f"module 'durable' has no attribute {name!r}")
-    found = globals()[name] = getattr(_import_module(f"durable._surface.{_LATER[name]}"), name)
+    found = globals()[name] = getattr(_import_module(f"durable.{_LATER[name]}"), name)
     return found
 
 

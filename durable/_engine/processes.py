@@ -20,7 +20,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -367,14 +366,16 @@ def _check_interpreter() -> None:
 
 @cache
 def _pickler() -> Any:
-    import cloudpickle  # late, because most programs have no step for a process
+    from pkgutil import resolve_name  # both late: most programs have no step for a process
+
+    import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Sends functions behind a decorator by name too, instead of by value."""
 
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, FunctionType) and (name := _name_behind_decorator(obj)):
-                return pkgutil.resolve_name, (name,)
+                return resolve_name, (name,)
             return super().reducer_override(obj)
 
     return Pickler
@@ -384,9 +385,11 @@ def _name_behind_decorator(fn: FunctionType) -> str | None:
     """Return where the function of a decorated definition is found, ``module:name.fn``."""
     if fn.__module__ in {None, "__main__"} or "<" in fn.__qualname__:
         return None
+    from pkgutil import resolve_name
+
     name = f"{fn.__module__}:{fn.__qualname__}"
     try:
-        found = pkgutil.resolve_name(name)
+        found = resolve_name(name)
     except Exception:  # the module is not imported under this name, or was changed
         return None
     for attribute in ("fn", "__wrapped__"):

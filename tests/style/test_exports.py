@@ -56,6 +56,31 @@ def test_errors_used_by_callers_are_exported_at_the_top() -> None:
     assert {"FatalError", "RetryableError"} <= set(durable.__all__)
 
 
+def test_import_brings_only_what_every_program_needs() -> None:
+    """Starting must be cheap: the sync facade, webhooks and the like come when asked for."""
+    program = "import sys, durable; print(*sorted(sys.modules))"
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True
+    )
+    later = """
+    cloudpickle uvloop uuid decimal tempfile shutil pkgutil
+    durable._surface.sync durable._surface.webhooks durable._surface.messages
+    durable._surface.signatures durable._surface.http_request durable._surface.webhook_app
+    durable._surface.cli durable._surface.verifying durable._journal.verifying
+    durable._authoring.fitting durable.testing durable.asgi
+    """.split()
+    assert set(later) & set(said.stdout.split()) == set()
+
+
+def test_what_is_imported_later_is_found_like_the_rest() -> None:
+    """By name, by `dir` and by a star import."""
+    assert set(durable.__all__) <= set(dir(durable))
+    program = "from durable import *; print(SyncRuntime.__name__, create_webhook.__name__)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        _ = durable.no_such_name
+
+
 def test_type_information_is_shipped() -> None:
     """The marker that makes type checkers read our annotations lies in the package."""
     assert (Path(durable.__file__).parent / "py.typed").is_file()
