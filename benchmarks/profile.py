@@ -1,4 +1,7 @@
-"""``python -m benchmarks profile W2``: where the time of one workload goes, by room.
+"""``python -m benchmarks profile [W2 ...]``: where the time of workloads goes, by room.
+
+Without names, or with several, it prints one Markdown table to be kept; with one name, its
+hottest functions and its calls too.
 
 Two looks at the same work. A sampler interrupts the loop's thread every millisecond
 of wall time and notes where it is: this splits the real time, waiting included, and
@@ -15,13 +18,13 @@ import pstats
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
 from typing import Self, TypeVar
 
-from benchmarks import machine, rooms, table
+from benchmarks import machine, report, rooms, table
 from benchmarks.floors import Durability
 from benchmarks.workload import Settings, Workload
 from benchmarks.workloads import find
@@ -29,6 +32,7 @@ from benchmarks.workloads import find
 K = TypeVar("K")
 
 INTERVAL_SECONDS = 0.001
+WITHOUT_NAMES = ("W2", "W3", "W4")
 
 
 class Sampler:
@@ -71,7 +75,10 @@ class Sampler:
 def main(arguments: list[str]) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    workload = find(options.workload)
+    if len(options.workloads) != 1:
+        print(_together(options.workloads or WITHOUT_NAMES, options.durability, options.seconds))
+        return 0
+    workload = find(options.workloads[0])
     sampler, done = _sampled(workload, options.durability, options.seconds)
     print(f"{workload.name}, {workload.title}, {options.durability}: {done} operations\n")
     print(_split(sampler, done))
@@ -83,7 +90,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks profile")
-    parser.add_argument("workload", metavar="W")
+    parser.add_argument("workloads", nargs="*", metavar="W", help="default: W2 W3 W4, in a table")
     parser.add_argument("--durability", choices=("full", "process"), default="full")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to sample")
     parser.add_argument("--top", type=int, default=25, help="how many functions to list")
@@ -92,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _perform(workload: Workload, durability: Durability) -> None:
     with tempfile.TemporaryDirectory(dir=machine.scratch_directory()) as directory:
-        workload.perform(Settings(Path(directory), durability))
+        # On uvloop waiting has no frame of its own, and could not be told from work.
+        workload.perform(Settings(Path(directory), durability, "asyncio"))
 
 
 def _sampled(workload: Workload, durability: Durability, seconds: float) -> tuple[Sampler, int]:
@@ -103,6 +111,33 @@ def _sampled(workload: Workload, durability: Durability, seconds: float) -> tupl
             _perform(workload, durability)
         done += workload.operations
     return sampler, done
+
+
+def _together(names: Iterable[str], durability: Durability, seconds: float) -> str:
+    """One column per workload, one line per room: time per operation, and its share."""
+    columns: dict[str, tuple[Counter[str], int]] = {}
+    for name in names:
+        sampler, done = _sampled(find(name), durability, seconds)
+        columns[f"{name} at {durability}"] = sampler.by_room, done
+    spent = Counter[str]()
+    for by_room, done in columns.values():
+        spent.update({room: took / done for room, took in by_room.items()})  # type: ignore[misc]
+    body = [
+        (
+            room,
+            *(
+                _cell(by_room[room], sum(by_room.values()), done)
+                for by_room, done in columns.values()
+            ),
+        )
+        for room, _ in _by_time(spent)
+    ]
+    totals = (table.seconds(sum(by_room.values()) / done) for by_room, done in columns.values())
+    return report.grid(("room", *columns), [*body, ("all", *totals)])
+
+
+def _cell(spent: float, total: float, operations: int) -> str:
+    return f"{table.seconds(spent / operations)} ({100 * spent / total:.0f} %)"
 
 
 def _counted(workload: Workload, durability: Durability) -> pstats.Stats:

@@ -17,6 +17,16 @@ from durable import sleep, step, workflow
 STEPS = {"thousand": 1_000, "ten_thousand": 10_000}
 
 
+# Counted in instructions (valgrind, T = 46,600), which load does not change.
+WHY = (
+    "of an event's 0.88 T, 0.21 T are Python's sqlite3 fetching a row of eight columns, 0.16 T "
+    "its checksum and the event made of it, and 0.51 T the body: two coroutines, a future and a "
+    "turn of a task per step, which replay must go through as the first time did. Handing an "
+    "outcome over without suspending would save some 0.1 T, and a body that drives a coroutine "
+    "by hand, or starts a task eagerly, could tell the difference."
+)
+
+
 @step
 async def add(number: int, other: int) -> int:
     """The smallest step."""
@@ -68,8 +78,8 @@ WORKLOADS = (
             Figure("growth", "the second over the first", unit="count"),
         ),
         bars=(
-            Bar("thousand", 0.5, stage="goal"),
-            Bar("ten_thousand", 0.5, stage="goal"),
+            Bar("thousand", 0.5, stage="goal", why=WHY),
+            Bar("ten_thousand", 0.5, stage="goal", why=WHY),
             Bar("growth", 1.15, stage="goal"),
         ),
         operations=2 * sum(STEPS.values()),

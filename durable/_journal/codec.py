@@ -61,6 +61,8 @@ __all__ = ["Codec", "Transform"]
 _log = logging.getLogger("durable")
 
 _PICKLE, _CODE, _JSON, _TRANSFORMED, _NONE = b"\x80", b"c", b"j", b"x", b"N"
+_HEAD, _FRAME = b"\x80\x05", 0x95
+_SHORT = 60_000  # pickle begins a second frame at 64 KiB
 _MIN_MAX_BYTES = 4096
 _PYTHON = f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -126,6 +128,9 @@ class Codec:
                 payload = dumps(value, 5)
             except BaseException as error:  # a value's own code may raise anything
                 payload = _pack_code(value, root, error)
+            # A frame is for readers of files, and takes 9 bytes. Short pickles have but one.
+            if 10 < len(payload) < _SHORT and payload[2] == _FRAME:
+                payload = _HEAD + payload[11:]
             # A class may pickle itself through cloudpickle: then its code needs a stamp.
             # (`find`, because `in` takes the bytes for a number first and raises inside.)
             if (

@@ -410,3 +410,15 @@ def test_options_out_of_range_are_refused() -> None:
     bad.tag = "x" * 33
     with pytest.raises(ValueError, match="tag"):
         Codec(transform=bad)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 250, 59_980, 60_020, 65_500, 65_600, 200_000])
+def test_payload_is_the_pickle_without_the_frame_of_a_short_one(size: int) -> None:
+    """Frames help readers of files: 9 bytes of each small value would be nothing else."""
+    for value in ("x" * size, ["x"] * size, {"a": b"y" * size, "b": (size,)}):
+        payload = Codec().encode(value)
+        assert Codec().decode(payload) == value
+        whole = pickle.dumps(value, 5)
+        assert len(payload) == len(whole) - (
+            9 if whole[2:3] == b"\x95" and len(whole) < 60_000 else 0
+        )
