@@ -282,6 +282,7 @@ class Runtime(Scoped, Managed):
 
     async def port(self) -> EnginePort:
         """Return the port that commands go to; for handles of runs."""
+        self._require_same_process()
         return self._port  # which asks for an open runtime with each command
 
     async def engine(self) -> EnginePort:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from durable import Run, sleep, step, workflow
+from durable._journal.high_water import forget_mark
 from durable._surface.bystander import commanding
 from durable.errors import WorkflowRunBlockedError, WorkflowRunCancelledError
 from durable.testing import VirtualClock, settle
@@ -166,6 +167,7 @@ async def _damaged(path: Path, clock: VirtualClock, damage: str) -> None:
         await quiet(rt)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(damage)
+    forget_mark(str(path))
     clock.suspend(200)
 
 

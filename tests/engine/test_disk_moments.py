@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from durable import Run, get_run, sleep, start, step, workflow
+from durable._journal.high_water import forget_mark
 from durable.errors import JournalError, WorkflowRunNotFoundError
 from durable.testing import VirtualClock, settle
 from tests.engine.rig import (
@@ -125,6 +126,7 @@ async def test_key_of_events_without_a_run_is_given_to_no_other(
         await run.result(5)
     with closing(sqlite3.connect(journal_path)) as beside, beside:
         beside.execute("UPDATE events SET run = 2 WHERE run = 1")
+    forget_mark(str(journal_path))
     async with opened(journal_path, virtual_clock) as rt:
         assert await (await rt.start(cleans)).result(5) == "done"
         assert await rt.reader.max_pk() == 3

@@ -38,10 +38,8 @@ FAILS: Counter[str] = Counter()  # how often a step is still to fail
 
 @pytest.fixture(autouse=True)
 def _clean() -> None:
-    CALLS.clear()
-    ATTEMPTS.clear()
-    GATES.clear()
-    FAILS.clear()
+    for each in (CALLS, ATTEMPTS, GATES, FAILS):
+        each.clear()
 
 
 @step(name="pause.act", backoff=AT_ONCE)
@@ -490,11 +488,7 @@ async def test_pausing_a_run_that_is_being_loaded_waits_without_turning_in_circl
         seconds = 60.0 if read_only else 0.0
         return InlineDriver(uri, read_only, clock=virtual_clock, latency=lambda: seconds)
 
-    async def pass_time() -> None:
-        while True:
-            await virtual_clock.advance(1)
-
-    passing = asyncio.ensure_future(pass_time())
+    passing = asyncio.ensure_future(virtual_clock.advance(3600))
     async with opened(journal_path, virtual_clock, driver=on_slow_disk) as rt:
         await until(lambda: rt._engine._loader.is_busy("one"))
         before = rt.journal.disk.commits

@@ -122,6 +122,11 @@ class Watched:
     connection: sqlite3.Connection
     seen: list[str] = field(default_factory=list)
 
+    @property
+    def in_transaction(self) -> bool:
+        """Tell whether one state of the file is being looked at."""
+        return self.connection.in_transaction
+
     def execute(self, text: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
         """Note a statement and run it."""
         self.seen.append(text)

@@ -75,7 +75,7 @@ def test_the_packages_that_are_always_installed_are_three() -> None:
     assert names == {"aiosqlite", "cloudpickle", "uvloop"}
     assert set(PROJECT["optional-dependencies"]) >= {"crypto", "web", "test", "dev"}
     for extra in PROJECT["optional-dependencies"].values():
-        assert all(any(sign in each for sign in (">=", "~=", "durable[")) for each in extra)
+        assert all(any(sign in each for sign in (">=", "~=", "<=", "durable[")) for each in extra)
 
 
 def test_no_secret_is_drawn_from_a_generator_that_can_be_guessed() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from durable import StreamChunk, get_writable, step, workflow
+from durable._journal.high_water import forget_mark
 from durable._journal.records import RunState
 from durable._journal.row_checksums import state_sum
 from durable.errors import (
@@ -150,6 +151,7 @@ async def test_reader_ends_when_a_parked_run_is_cancelled(journal_path):
         state = RunState("blocked", started, None, None, None, None, 1)
         conn.execute("UPDATE runs SET state_sum = ?", (state_sum(state),))
     conn.close()
+    forget_mark(str(journal_path))
     async with opened(journal_path) as rt:
         run = rt.get_run(run.run_id)
         reading = asyncio.ensure_future(collect(run.stream()))
