@@ -247,8 +247,8 @@ class Activation:
             run.birth = None
         elif state != run.state:
             turn.states = [state]
-        elif not events:
-            turn.answer(None)
+        elif not events and not (turn.acks and run.unsaved):
+            turn.answer(None)  # all that the run has done is durable
             return self._host.settled(run)
         run.state = state
         if body.continuation is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from durable import Run, Runtime, sleep, step, workflow
+from durable._journal.driver import InlineDriver
 from durable.errors import (
     WorkflowRunBlockedError,
     WorkflowRunCancelledError,
@@ -124,3 +125,42 @@ async def test_cancels_that_come_while_the_end_is_being_recorded_change_nothing(
 async def _cancel(run: Run[Any], reason: str) -> str:
     await run.cancel(reason)
     return await run.status()
+
+
+class HeldDriver(InlineDriver):
+    """A disk that writes nothing while it is held."""
+
+    held: list[tuple[Any, Any]] | None = None
+
+    def submit(self, fn: Any, done: Any) -> None:
+        """Perform a write, or keep it."""
+        if HeldDriver.held is not None:
+            HeldDriver.held.append((fn, done))
+        else:
+            super().submit(fn, done)
+
+
+async def test_of_many_cancels_at_once_none_is_acknowledged_before_the_end_is_durable(
+    journal_path: Path,
+) -> None:
+    """The second one ends the run; the others wait for that, though nothing is left to record."""
+    writers = []
+
+    def driver(uri: str, read_only: bool) -> InlineDriver:
+        kind = InlineDriver if read_only else HeldDriver
+        writers.append(kind(uri, read_only))
+        return writers[-1]
+
+    async with opened(journal_path, driver=driver) as rt:
+        run = await rt.start(sleeper)
+        await quiet(rt)
+        HeldDriver.held = []
+        cancels = [asyncio.ensure_future(run.cancel()) for _ in range(4)]
+        await settle(200)
+        acknowledged = [each.done() for each in cancels]
+        kept, HeldDriver.held = HeldDriver.held, None
+        for fn, done in kept:
+            next(each for each in writers if type(each) is HeldDriver).submit(fn, done)
+        await asyncio.gather(*cancels)
+        assert await run.status() == "cancelled"
+    assert acknowledged == [False] * 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ from durable._journal.selection import PIECES, STATUSES, Selection
 from durable._journal.sql import QUERIES
 from durable.errors import JournalCorruptError
 from tests.security.rig import rows, shopped
-from tests.style.sources import calls, dotted, sources
 
 HOSTILE = [
     "'", '"', "';--", "x' OR '1'='1", "x'); DROP TABLE runs; --", "%", "_", "\\", "*",
@@ -38,68 +36,6 @@ async def journal(journal_path: Path) -> AsyncIterator[Journal]:
     journal = await Journal.open(journal_path, clock=SystemClock(), owner=False)
     yield journal
     await journal.close()
-
-
-def _is_constant(node: ast.expr) -> bool:
-    """Whether a statement is a name for a constant of the module, or a text."""
-    if isinstance(node, ast.Constant):
-        return isinstance(node.value, str)
-    if isinstance(node, ast.JoinedStr):  # a PRAGMA; what is put in are numbers and our own names
-        first = node.values[0]
-        return isinstance(first, ast.Constant) and str(first.value).startswith("PRAGMA ")
-    if isinstance(node, ast.Subscript):
-        return dotted(node.value) in {"QUERIES", "EXAMINING"}
-    return isinstance(node, ast.Name | ast.Attribute)
-
-
-# Where a statement comes in a variable, and where that comes from.
-PASSED_ON = {
-    ("durable/_journal/batch.py", "statement"): "for_rows(QUERIES[...], n)",
-    ("durable/_journal/chunks.py", "query"): "a constant",
-    ("durable/_journal/migrations.py", "statement"): "schema.sql",
-    ("durable/_journal/migrations.py", "script"): "schema.sql",
-    ("durable/_journal/reader.py", "query"): "_fetch(name)",
-    ("durable/_journal/retention.py", "delete_some"): "QUERIES[...]",
-    ("durable/_journal/retention.py", "has_some"): "QUERIES[...]",
-    ("durable/_journal/selection.py", "statement.text"): "pieces of selection.sql",
-}
-
-
-@pytest.mark.slow
-def test_every_statement_is_a_constant_or_comes_from_an_sql_file() -> None:
-    """Names in capitals are set once, from QUERIES or a text; the others are listed here."""
-    odd, seen = [], set()
-    for source in sources("durable"):
-        for node, name in calls(source):
-            if name.rsplit(".", 1)[-1] not in {"execute", "executemany", "executescript"}:
-                continue
-            statement = node.args[0]
-            if not _is_constant(statement):
-                odd.append(source.at(node, ast.unparse(statement)))
-            elif isinstance(statement, ast.Name | ast.Attribute):
-                word = dotted(statement)
-                if (source.path, word) in PASSED_ON:
-                    seen.add((source.path, word))
-                elif not (word.isupper() and _is_set_once(source.tree, word)):
-                    odd.append(source.at(node, word))
-    assert odd == []
-    assert seen == set(PASSED_ON)
-
-
-def _is_set_once(tree: ast.Module, word: str) -> bool:
-    """Whether a module sets a name once, at its top, from QUERIES or a text."""
-    found = []
-    for node in tree.body:
-        if not isinstance(node, ast.Assign):
-            continue
-        (target,) = node.targets
-        pairs = [(target, node.value)]
-        if isinstance(target, ast.Tuple):
-            assert isinstance(node.value, ast.Tuple)
-            pairs = list(zip(target.elts, node.value.elts, strict=True))
-        found += [value for name, value in pairs if ast.unparse(name) == word]
-    text = ast.unparse(found[0]) if len(found) == 1 else ""
-    return text.startswith(("QUERIES[", "sql.QUERIES[", "_fetch('", "'"))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -147,10 +147,7 @@ async def cancel_twice(world: World, runtime: Runtime, share: float) -> None:
     """Two clients cancel the same run, one right behind the other."""
     first = asyncio.ensure_future(cancel(world, runtime, share))
     await asyncio.sleep(share / 1000)
-    try:
-        await cancel(world, runtime, share)
-    finally:
-        await asyncio.gather(first, return_exceptions=True)
+    await asyncio.gather(first, cancel(world, runtime, share), return_exceptions=True)
 
 
 @_verb("wake")
