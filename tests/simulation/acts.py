@@ -85,10 +85,12 @@ async def start(world: World, runtime: Runtime, number: int) -> None:
     order = world.plan.orders[number]
     wanted = flow.options(run_id=order.run_id, **order.options)
     is_there = order.run_id in world.witness.by_id
+    mine = world.starts[order.run_id] = world.starts.get(order.run_id, 0) + 1
     try:
         run = await runtime.start(wanted, order.program)
     except JournalError:
         world.mark("refused start")
+        is_there = is_there or world.starts[order.run_id] != mine  # or it is another start's
         if not is_there and order.run_id in world.witness.by_id and not world.closing:
             world.broken("corrupt", f"{order.run_id} was refused, and is recorded")
         raise

@@ -87,6 +87,7 @@ class World:
         self.next_act = 0
         # The ledger.
         self.acked: set[str] = set()
+        self.starts: dict[str, int] = {}  # how often each id has been asked for
         self.tokens: dict[str, None] = {}
         self.mailboxes: dict[tuple[str, str], None] = {}
         self.tries: dict[str, Try] = {}
