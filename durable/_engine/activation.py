@@ -247,8 +247,11 @@ class Activation:
             run.birth = None
         elif state != run.state:
             turn.states = [state]
-        elif not events and not (turn.acks and run.unsaved):
-            turn.answer(None)  # all that the run has done is durable
+        elif not events and turn.acks and run.unsaved:
+            run.unsaved += 1  # what they wait for is on its way: a write of nothing follows it
+            return self._submit(turn)
+        elif not events:
+            turn.answer(None)
             return self._host.settled(run)
         run.state = state
         if body.continuation is not None:
