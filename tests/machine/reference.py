@@ -194,6 +194,7 @@ class Model:
         if key is not None:
             run.keys.add((place, key))
         queue.append(value)
+        run.received += 1
         if run.paused is not None:
             run.carried.append(place)
 
@@ -424,6 +425,7 @@ class Model:
             origin=("continued", run.run_id), first=run.first or run.run_id,
         )  # fmt: skip
         successor.mail = {box: list(queue) for box, queue in run.mail.items()}
+        successor.received = sum(map(len, successor.mail.values()))
         run.successor = successor_id
         self._end(run, "continued", None)
 

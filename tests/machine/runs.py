@@ -43,6 +43,7 @@ class RunModel:
     wait: Wait = field(default_factory=lambda: Wait("start"))
     mail: dict[str, list[Any]] = field(default_factory=dict)
     held: list[Any] = field(default_factory=list)  # payloads of the open hook
+    received: int = 0  # payloads so far, taken or not, with those that it was continued with
     carried: list[Any] = field(default_factory=list)  # came while it was paused
     keys: set[tuple[str, str]] = field(default_factory=set)
     streams: dict[str, list[int]] = field(default_factory=dict)

@@ -151,6 +151,7 @@ class World:
         for model in models:
             try:
                 await self._compare(model)
+                await self._compare_mail(model)
             except AssertionError as error:
                 wrong.append(error)
             else:
@@ -201,6 +202,13 @@ class World:
         }
         created = [info.created_at for info in infos]
         assert created == sorted(created)
+
+    async def _compare_mail(self, model: Model) -> None:
+        """Compare what was sent to the runs: before it is taken it shows in histories alone."""
+        for run_id, run in model.runs.items():
+            events = await self.runtime.get_run(run_id).events()
+            found = sum(event.kind == "hook_received" for event in events)
+            assert found == run.received, f"{run_id}: {found} payloads, expected {run.received}"
 
     async def _seen(self, run_id: str) -> dict[str, Any]:
         run = self.runtime.get_run(run_id)
