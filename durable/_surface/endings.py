@@ -21,6 +21,7 @@ import signal
 import threading
 import weakref
 from contextlib import suppress
+from functools import lru_cache
 from types import FrameType
 from typing import Protocol
 
@@ -60,16 +61,14 @@ def forget(runtime: Ending) -> None:
 
 
 class _Waker:
-    """A pipe through which signals wake one event loop."""
+    """Has signals wake one event loop, through the pipe of this process."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._pid = os.getpid()
-        self._heard, self._told = os.pipe()
-        os.set_blocking(self._heard, False)
-        os.set_blocking(self._told, False)
+        self._heard, self._told = _pipe(self._pid)
         before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
-        if before != -1:  # something wakes it already, such as uvloop
+        if before not in {-1, self._told}:  # something wakes it already, such as uvloop
             signal.set_wakeup_fd(before)
             with suppress(OSError):  # nothing came in between
                 os.write(before, os.read(self._heard, 4096))
@@ -88,8 +87,19 @@ class _Waker:
         if self._pid == os.getpid() and not self.loop.is_closed():
             with suppress(NotImplementedError):
                 self.loop.remove_reader(self._heard)
-        os.close(self._heard)
-        os.close(self._told)
+
+
+@lru_cache(maxsize=1)
+def _pipe(pid: int) -> tuple[int, int]:
+    """Return the two ends of this process's pipe, which it keeps for good.
+
+    Another loop may have noted the descriptor as the one to put back when it ends, uvloop
+    does. Closed, it would make that fail, or let signals write into whatever came after.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(heard, False)
+    os.set_blocking(told, False)
+    return heard, told
 
 
 def _wake(loop: asyncio.AbstractEventLoop | None) -> None:

@@ -51,6 +51,8 @@ def wakeup_descriptor():
 
 
 async def leave():
+    async with Runtime("first.db"):
+        pass  # it makes the pipe, which the process keeps
     before, interrupt = wakeup_descriptor(), signal.getsignal(signal.SIGINT)
     descriptors = len(os.listdir("/proc/self/fd"))
     async with Runtime("one.db"):
@@ -105,6 +107,38 @@ def test_runtimes_leave_the_signals_as_they_found_them(loop: str, program: Progr
     """Once the last one is closed, nothing of theirs is left; Ctrl-C they never touch."""
     # In a program of its own: a runtime that another test has left open would be the last one.
     with spawn(program, loop, "leave") as process:
+        assert process.end() == 0, process.lines
+
+
+OUTLIVED = """
+import asyncio
+import durable
+from durable._surface import endings
+
+
+class Abandoned:
+    def going_down(self, cause): ...
+    def abandon(self): ...
+
+
+async def open_only(runtime):
+    endings.watch(runtime)
+
+
+async def close():
+    async with durable.Runtime("app.db"):
+        abandoned.clear()  # the collector takes it
+
+
+abandoned = [Abandoned()]
+asyncio.run(open_only(abandoned[0]))
+durable.run(close())
+"""
+
+
+def test_a_runtime_that_outlived_its_loop_does_not_break_the_next_loop(tmp_path: Path) -> None:
+    """uvloop puts back the descriptor that it found, so that one has to be there still."""
+    with spawn(Program(tmp_path, OUTLIVED)) as process:
         assert process.end() == 0, process.lines
 
 

@@ -237,11 +237,12 @@ def test_ctrl_c_in_a_blocked_result_leaves_the_run_going(journal_path: Path) -> 
         "with SyncRuntime(sys.argv[1]) as rt:\n"
         "    run = rt.start(sync_program)\n"
         "    try:\n"
+        "        while not run.status().waiting_for: pass\n"
         "        print('waiting', flush=True)\n"
         "        run.result()\n"
         "    except KeyboardInterrupt:\n"
         "        print('interrupted', run.status() in {'running', 'pending'}, run.wake_up())\n"
-        "    print(run.result(10))\n",
+        f"    print(run.result({WAIT}))\n",
         journal_path,
     )
     assert program.stdout is not None
