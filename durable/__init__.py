@@ -58,8 +58,8 @@ from durable._surface.streams import Stream, StreamChunk
 from durable.errors import DurableError, FatalError, RetryableError
 
 if _TYPE_CHECKING:
-    from durable._journal.judging import Finding
-    from durable._journal.verifying import Verification
+    from durable._journal.care.judging import Finding
+    from durable._journal.care.verifying import Verification
     from durable._surface.messages import WebhookRequest, WebhookResponse
     from durable._surface.sync import SyncRun, SyncRuntime
     from durable._surface.sync_streams import SyncStream
@@ -139,11 +139,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LATER = {
-    "Finding": "_journal.judging",
+    "Finding": "_journal.care.judging",
     "SyncRun": "_surface.sync",
     "SyncRuntime": "_surface.sync",
     "SyncStream": "_surface.sync_streams",
-    "Verification": "_journal.verifying",
+    "Verification": "_journal.care.verifying",
     "Webhook": "_surface.webhooks",
     "WebhookRequest": "_surface.messages",
     "WebhookResponse": "_surface.messages",

@@ -1,4 +1,4 @@
-"""Loads the named statements of queries.sql and the script of schema.sql.
+"""Loads the named statements and the scripts of the .sql files in this folder and below it.
 
 SQL lives in .sql files only, so that it can be read, formatted and checked as SQL.
 A name that does not exist fails at import of the module that asks for it. Nothing
@@ -15,7 +15,7 @@ _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 
 
 def read(file: str) -> str:
-    """Return the text of a .sql file of this package."""
+    """Return the text of a .sql file, named by its path from this folder."""
     loader = __spec__.loader  # as `pkgutil.get_data`, which imports far more than that
     assert loader is not None
     data = loader.get_data(os.path.join(os.path.dirname(__file__), file))  # type: ignore[attr-defined]

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from durable._base.clock import SystemClock
-from durable._journal.doctor import Check, Level, examine, shown, worst
+from durable._journal.care.doctor import Check, Level, examine, shown, worst
+from durable._journal.care.judging import Finding
+from durable._journal.care.verifying import verify_journal
 from durable._journal.files import JournalFiles, write_whole
 from durable._journal.filesystem import canonical_journal_path
-from durable._journal.judging import Finding
-from durable._journal.verifying import verify_journal
 from durable._surface.cli_runs import add_journal
 from durable._surface.listing import plain
 from durable.errors import JournalCorruptError

@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable
 
 from durable._base.clock import SystemClock
+from durable._journal.care.rekey import Resealed, reseal
 from durable._journal.driver import ThreadDriver
 from durable._journal.files import JournalFiles
 from durable._journal.filesystem import canonical_journal_path, check_filesystem
 from durable._journal.keys import Encryption, KeyRing, add_key, create_key_file
 from durable._journal.lock import OwnerLock
-from durable._journal.rekey import Resealed, reseal
 from durable._surface.cli_runs import add_journal
 from durable.errors import JournalError
 
@@ -56,7 +56,7 @@ async def _rekey(arguments: argparse.Namespace) -> int:
 
 
 async def rekey_file(path: str, ring: KeyRing, *, takes_plain: bool) -> Resealed:
-    """Seal all of a journal with the newest key; see `_journal.rekey.reseal`.
+    """Seal all of a journal with the newest key; see `_journal.care.rekey.reseal`.
 
     Raises:
         JournalLockedError: a program has it open.

@@ -17,17 +17,17 @@ from typing import Any
 
 from durable._authoring.primitives import from_us
 from durable._base.clock import SystemClock
-from durable._journal.files import JournalFiles
-from durable._journal.filesystem import check_filesystem
-from durable._journal.high_water import forget_mark
-from durable._journal.lock import OwnerLock
-from durable._journal.repairing import (
+from durable._journal.care.repairing import (
     Repair,
     lost_tail,
     needs_repair,
     plan_repair,
     repair_journal,
 )
+from durable._journal.files import JournalFiles
+from durable._journal.filesystem import check_filesystem
+from durable._journal.high_water import forget_mark
+from durable._journal.lock import OwnerLock
 from durable._journal.swapping import finish
 from durable._surface.cli_doctor import DAMAGED, WELL, add_place, files_of
 from durable._surface.cli_runs import add_journal

@@ -1,6 +1,6 @@
 """`durable.verify`: the check of a whole journal, for programs.
 
-Owns the public function alone; what is checked is `_journal.verifying`'s. It needs no
+Owns the public function alone; what is checked is `_journal.care.verifying`'s. It needs no
 runtime, and works beside one.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from os import PathLike
 
+from durable._journal.care.verifying import Verification, verify_journal
 from durable._journal.files import JournalFiles
 from durable._journal.filesystem import canonical_journal_path
-from durable._journal.verifying import Verification, verify_journal
 
 
 async def verify(path: str | PathLike[str]) -> Verification:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from durable import Runtime
+from durable._journal.care.doctor import examine, worst
+from durable._journal.care.sqlite_bugs import about_sqlite, has_wal_reset_bug
 from durable._journal.checksum import checksum, checksum_of_run
-from durable._journal.doctor import examine, worst
 from durable._journal.files import JournalFiles
-from durable._journal.sqlite_bugs import about_sqlite, has_wal_reset_bug
 from durable._surface.cli import main
 from durable.testing import VirtualClock
 from tests.engine.rig import crash, make, opened, quiet

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from durable import verify
+from durable._journal.care.repairing import Repair, plan_repair, repair_journal
 from durable._journal.driver import InlineDriver
 from durable._journal.files import JournalFiles
 from durable._journal.journal import Journal
-from durable._journal.repairing import Repair, plan_repair, repair_journal
 from durable._journal.swapping import finish
 from durable._surface.cli import main
 from durable.errors import JournalError, JournalLockedError, WorkflowRunBlockedError

@@ -11,10 +11,10 @@ import pytest
 
 from durable import Encryption, Runtime
 from durable._base.clock import SystemClock
+from durable._journal.care.rekey import Resealed, reseal
 from durable._journal.driver import DriverFactory, ThreadDriver
 from durable._journal.files import JournalFiles
 from durable._journal.keys import Key, add_key, create_key_file, read_key_file
-from durable._journal.rekey import Resealed, reseal
 from durable._journal.seals import is_sealed, key_id_of
 from durable._surface.cli import main
 from durable.errors import JournalCorruptError, JournalError, PayloadDecodeError

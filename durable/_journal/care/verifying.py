@@ -17,9 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from durable._base.ids import token_hash
-from durable._journal.faults import translate
-from durable._journal.files import JournalFiles
-from durable._journal.judging import (
+from durable._journal.care.judging import (
     Finding,
     Stored,
     judge_agreement,
@@ -27,7 +25,9 @@ from durable._journal.judging import (
     judge_row,
     judge_stream,
 )
-from durable._journal.looking import attempt, looking_at
+from durable._journal.care.looking import attempt, looking_at
+from durable._journal.faults import translate
+from durable._journal.files import JournalFiles
 from durable._journal.migrations import LATEST, schema_differs, version_of
 from durable._journal.records import RunRow
 from durable._journal.row_checksums import hook_sum, request_sum, sound_meta
@@ -35,7 +35,7 @@ from durable._journal.sql import parse, read
 from durable._replay.events import EventKind
 from durable.errors import JournalVersionError
 
-QUERIES = parse(read("examining.sql"))
+QUERIES = parse(read("care/examining.sql"))
 _STRUCTURE_FINDINGS = 100
 
 _run_of = itemgetter(0)

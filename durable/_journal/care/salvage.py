@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from durable._journal.judging import Stored
-from durable._journal.verifying import QUERIES
+from durable._journal.care.judging import Stored
+from durable._journal.care.verifying import QUERIES
 
 _FIRST = -(1 << 63)
 _FURTHER = 1000  # rows behind a damaged place that are asked for one by one

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from durable._journal.attributes import Blocked, decode_blocked, decode_origin, encode_blocked
-from durable._journal.checksum import checksum, checksum_of_run, matches
-from durable._journal.judging import (
+from durable._journal.care.judging import (
     Finding,
     Stored,
     judge_agreement,
@@ -27,9 +26,10 @@ from durable._journal.judging import (
     judge_row,
     judge_stream,
 )
+from durable._journal.care.salvage import Wreck
+from durable._journal.checksum import checksum, checksum_of_run, matches
 from durable._journal.records import BLOCKED, FINISHED, PENDING, RUNNING, RunRow
 from durable._journal.row_checksums import soundness
-from durable._journal.salvage import Wreck
 from durable._replay.events import TERMINAL, Event, EventKind
 from durable._replay.rewound import effective
 

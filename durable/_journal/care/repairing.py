@@ -25,6 +25,11 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from durable._base.ids import token_hash
+from durable._journal.care.looking import looking_at
+from durable._journal.care.mending import Mended, mend
+from durable._journal.care.salvage import Wreck, salvage
+from durable._journal.care.verifying import QUERIES as EXAMINING
+from durable._journal.care.verifying import verify_journal
 from durable._journal.codec import Codec
 from durable._journal.database import transact
 from durable._journal.files import (
@@ -34,8 +39,6 @@ from durable._journal.files import (
     write_whole,
 )
 from durable._journal.high_water import lost_event
-from durable._journal.looking import looking_at
-from durable._journal.mending import Mended, mend
 from durable._journal.migrations import LATEST, MIGRATIONS, migrate, version_of
 from durable._journal.records import FINISHED
 from durable._journal.row_checksums import (
@@ -45,11 +48,8 @@ from durable._journal.row_checksums import (
     sound_meta,
     sums_of,
 )
-from durable._journal.salvage import Wreck, salvage
 from durable._journal.sql import QUERIES
 from durable._journal.swapping import exchange
-from durable._journal.verifying import QUERIES as EXAMINING
-from durable._journal.verifying import verify_journal
 from durable._replay.events import Event, EventKind
 from durable._replay.rewound import effective, open_hooks
 from durable.errors import JournalCorruptError, JournalError

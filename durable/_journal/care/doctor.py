@@ -26,16 +26,10 @@ from importlib import metadata
 from typing import Any, Literal
 
 from durable._journal.attributes import PAUSED, decode_blocked
-from durable._journal.files import RESERVE_BYTES, JournalFiles
-from durable._journal.heads import split_head
-from durable._journal.high_water import lost_event
-from durable._journal.judging import Finding, Stored
-from durable._journal.looking import looking_at
-from durable._journal.migrations import LATEST, version_of
-from durable._journal.records import BLOCKED, FINISHED, RunRow
-from durable._journal.row_checksums import sound_meta
-from durable._journal.sqlite_bugs import about_sqlite, has_wal_reset_bug
-from durable._journal.surroundings import (
+from durable._journal.care.judging import Finding, Stored
+from durable._journal.care.looking import looking_at
+from durable._journal.care.sqlite_bugs import about_sqlite, has_wal_reset_bug
+from durable._journal.care.surroundings import (
     filesystem_of,
     free_bytes,
     leftovers,
@@ -43,7 +37,13 @@ from durable._journal.surroundings import (
     owner_of,
     size_of,
 )
-from durable._journal.verifying import QUERIES, Look
+from durable._journal.care.verifying import QUERIES, Look
+from durable._journal.files import RESERVE_BYTES, JournalFiles
+from durable._journal.heads import split_head
+from durable._journal.high_water import lost_event
+from durable._journal.migrations import LATEST, version_of
+from durable._journal.records import BLOCKED, FINISHED, RunRow
+from durable._journal.row_checksums import sound_meta
 from durable._replay.events import INTERRUPTED, STEP_OUTCOMES, EventKind
 from durable.errors import JournalError, PayloadDecodeError
 
