@@ -41,7 +41,7 @@ from durable._engine.streams import Streams
 from durable._engine.suspects import Suspects
 from durable._engine.sweeper import Sweeper
 from durable._engine.timers import Timers
-from durable._engine.waiters import Waiters, to_the_end
+from durable._engine.waiters import Waiters, shielded
 from durable._journal.attributes import PAUSED, Blocked, decode_blocked, encode_blocked
 from durable._journal.journal import Journal
 from durable._journal.records import (
@@ -153,12 +153,12 @@ class Engine:
             "webhook_wait": answers.wait,
             "webhook_give": answers.give,
             "set_attributes": Attributes(self.scheduler, self._activation).note,
-            "delete_run": self._to_the_end(shelf.delete_run),
+            "delete_run": self._shielded(shelf.delete_run),
             "import_run": shelf.import_run,
             "cancel_runs": cancellations.cancel_runs,
-            "retry": self._to_the_end(self._rewinds.retry),
-            "fork": self._to_the_end(self._rewinds.fork),
-            "pause": self._to_the_end(self._pauses.pause),
+            "retry": self._shielded(self._rewinds.retry),
+            "fork": self._shielded(self._rewinds.fork),
+            "pause": self._shielded(self._pauses.pause),
         }
 
     def _make_families(self, payloads: EnginePayloads, clock: Clock) -> None:
@@ -250,7 +250,7 @@ class Engine:
         self._require_open()
         # To its end, though who asked may leave: a run that is no longer recorded as
         # blocked and not brought into memory either would wait for the next opening.
-        await to_the_end(self._spawn(self._resume(run_id)))
+        await shielded(self._spawn(self._resume(run_id)))
 
     async def _resume(self, run_id: str, *, by_itself: bool = False) -> None:
         async with self._parked:
@@ -263,11 +263,11 @@ class Engine:
                 self._recovery.missing.get(name, set()).discard(run_id)
             await self._pauses.resume(row)
 
-    def _to_the_end(self, answer: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Any]:
+    def _shielded(self, answer: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Any]:
         """Return `answer` so that it is carried through though who asked may leave."""
 
         async def answered(**fields: Any) -> T:
-            return await to_the_end(self._spawn(answer(**fields)))
+            return await shielded(self._spawn(answer(**fields)))
 
         return answered
 

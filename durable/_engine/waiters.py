@@ -4,7 +4,7 @@ A run is at rest when it has ended, or is blocked for those who want to know of 
 that is paused is not: nothing is wrong with it. Waiters are resolved by the COMMIT of the
 run's end; for a run that is not in memory the journal is asked first.
 
-And `to_the_end`, for who waits for what must not be left half done.
+And `shielded`, for who waits for what must not be left half done.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Waiters:
                     waiter.end.set_exception(error)
 
 
-async def to_the_end(task: asyncio.Task[T]) -> T:
+async def shielded(task: asyncio.Task[T]) -> T:
     """Return what a task comes to; it is carried through though who waits here may leave."""
     # An error that nobody waits for any more was for them alone, and none of asyncio's to report.
     task.add_done_callback(_look_at)
