@@ -210,14 +210,16 @@ class Reader:
             after: where the page before ended; None to begin.
         """
         rows: list[RunRow] = []
+        positions: list[Position] = []
         entries = SCAN_ENTRIES
         while True:  # each portion is short, and others may ask in between
             ask = partial(read_rows, selection, order, after, limit - len(rows), entries)
             portion = await self._ask(ask)
             rows += portion.rows
+            positions += portion.positions
             after = portion.resume
             if after is None or len(rows) == limit:
-                return Portion(rows, after)
+                return Portion(rows, positions, after)
             entries = min(2 * entries, SCAN_ENTRIES_MAX)
 
     async def count(self, selection: Selection) -> int:

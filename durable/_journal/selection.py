@@ -7,16 +7,16 @@ the index does not decide is looked up run by run. A page of a rare kind of run 
 takes several portions, and nobody waits behind a long one.
 
 A position is (created_at, pk): neither ever changes, so that going on from one sees no run
-twice and misses none, whatever is added or deleted meanwhile.
+twice and misses none, whatever is added or deleted meanwhile. It is that of the index: what a
+damaged row says of its time may lead past others, or back.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from durable._journal.database import snapshot
 from durable._journal.records import BLOCKED, FINISHED, PENDING, RUNNING, RunRow
@@ -59,9 +59,10 @@ class Selection:
 
 
 class Portion(NamedTuple):
-    """Some runs of a selection, and where to go on; None: there are no more."""
+    """Some runs of a selection, where each lies, and where to go on; None: there are no more."""
 
     rows: list[RunRow]
+    positions: list[Position]
     resume: Position | None
 
 
@@ -113,10 +114,11 @@ def read_rows(
         scan = _Scan(conn, selection, order, after)
         entries = entries if scan.conditions else limit
         found = scan.statement("rows_from", entries)
-        rows = list(map(shown_row, _run(conn, found + _piece(f"rows_{order}", limit))))
-        if len(rows) == limit:
-            return Portion(rows, (rows[-1].created_at, rows[-1].pk))
-        return Portion(rows, scan.position(entries))
+        stored = _run(conn, found + _piece(f"rows_{order}", limit))
+        rows = [shown_row(each[2:]) for each in stored]
+        positions = [(each[0], each[1]) for each in stored]
+        resume = positions[-1] if len(rows) == limit else scan.position(entries)
+        return Portion(rows, positions, resume)
 
 
 def read_count(
@@ -155,7 +157,7 @@ class _Scan:
     def position(self, entries: int) -> Position | None:
         """Return where the last of so many entries lies, None if there are not as many."""
         last = _run(self._conn, self._entries + _piece(self._order, 1, entries - 1))
-        return last[0] if last else None
+        return (last[0][0], last[0][1]) if last else None
 
     def _length(self, way: _Way, bounds: tuple[int, ...]) -> int:
         text = _piece("count_from") + _entries(way, bounds)
@@ -218,13 +220,12 @@ def _piece(name: str, *values: Value) -> _Piece:
     return _Piece(PIECES[name], values)
 
 
-def _run(conn: sqlite3.Connection, statement: _Piece) -> Sequence[tuple[int, int]]:
-    rows: Sequence[tuple[int, int]] = conn.execute(statement.text, statement.values).fetchall()
-    return rows
+def _run(conn: sqlite3.Connection, statement: _Piece) -> list[tuple[Any, ...]]:
+    return conn.execute(statement.text, statement.values).fetchall()
 
 
 def _number(conn: sqlite3.Connection, statement: _Piece) -> int:
-    return _run(conn, statement)[0][0]
+    return int(_run(conn, statement)[0][0])
 
 
 def plan(selection: Selection, order: str, conn: sqlite3.Connection) -> list[str]:

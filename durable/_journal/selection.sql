@@ -38,7 +38,7 @@ ORDER BY created_at, pk LIMIT ? OFFSET ?
 
 -- The columns of a run come in the order of records.RunRow, which is the table's.
 -- name: rows_from
-SELECT runs.* FROM (
+SELECT found.created_at, found.pk, runs.* FROM (
 
 -- name: count_from
 SELECT count(*) FROM (

@@ -72,7 +72,7 @@ async def cancel_chosen(
     outcomes: list[CancelOutcome] = []
     after: Position | None = None
     while True:
-        rows, after = await access.reader.select(selection, "newest", after, PORTION_RUNS)
+        rows, _, after = await access.reader.select(selection, "newest", after, PORTION_RUNS)
         outcomes += await _cancel(access, [row.run_id for row in rows], reason)
         if after is None:
             return outcomes

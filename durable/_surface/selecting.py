@@ -160,11 +160,10 @@ async def read_rows(
     _check_limit(limit)
     after = None if cursor is None else decode_cursor(cursor, selection, order)
     # One more than wanted tells whether there is another page.
-    found, _ = await access.reader.select(selection, order, after, limit + 1)
-    rows = found[:limit]
-    if len(found) == len(rows):
-        return rows, None
-    return rows, encode_cursor((rows[-1].created_at, rows[-1].pk), selection, order)
+    found = await access.reader.select(selection, order, after, limit + 1)
+    if len(found.rows) <= limit:
+        return found.rows, None
+    return found.rows[:limit], encode_cursor(found.positions[limit - 1], selection, order)
 
 
 def info_of(row: RunRow, access: Access) -> RunInfo:

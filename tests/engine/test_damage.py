@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from durable import create_hook, step, workflow
+from durable._surface.selecting import Order
 from durable.errors import JournalCorruptError
 from durable.testing import VirtualClock
 from tests.engine.rig import WAIT, opened, quiet
@@ -64,3 +65,27 @@ async def test_hook_row_that_leads_to_another_event_is_told(
     async with opened(journal_path, virtual_clock) as rt:
         with pytest.raises(JournalCorruptError):
             await rt.get_run(run.run_id).hooks()
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+@pytest.mark.parametrize("created_at", [2**62, -(2**62)])
+async def test_run_whose_time_no_calendar_knows_is_listed_among_the_others(
+    journal_path: Path, virtual_clock: VirtualClock, created_at: int, order: Order
+) -> None:
+    """One flipped bit of one row does not take the listing away, and pages go on behind it."""
+    async with opened(journal_path, virtual_clock) as rt:
+        for _ in range(3):
+            await (await rt.start(double)).result(WAIT)
+    harm(journal_path, f"UPDATE runs SET created_at = {created_at} WHERE pk = 2")
+    async with opened(journal_path, virtual_clock) as rt:
+        shown = await rt.list_runs(order=order)
+        assert sorted(info.status for info in shown) == ["blocked", "completed", "completed"]
+        [damaged] = [info for info in shown if info.status == "blocked"]
+        assert damaged.created_at.year == 1970
+
+        page = await rt.list_runs(order=order, limit=1)
+        for info in shown[:-1]:
+            assert [info.run_id] == [each.run_id for each in page]
+            page = await rt.list_runs(order=order, limit=1, cursor=page.next_cursor)
+        assert [shown[-1].run_id] == [each.run_id for each in page]
+        assert page.next_cursor is None

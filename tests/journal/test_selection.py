@@ -233,14 +233,16 @@ def page_of(
 ) -> Portion:
     """Read one page in portions of two entries, as the reader does in larger ones."""
     rows: list[RunRow] = []
+    positions: list[Position] = []
     while True:
         portion = selecting.read_rows(
             selection, order, after, limit - len(rows), 2, model.connection
         )
         rows += portion.rows
+        positions += portion.positions
         after = portion.resume
         if after is None or len(rows) == limit:
-            return Portion(rows, after)
+            return Portion(rows, positions, after)
 
 
 @given(
