@@ -38,7 +38,7 @@ from durable._journal.records import (
     RunTurn,
     Write,
 )
-from durable._replay.body import Body, OpenStep, OpenWait
+from durable._replay.body import Body
 from durable._replay.events import (
     CANCEL_REQUESTED,
     STEP_RETRYING,
@@ -47,6 +47,7 @@ from durable._replay.events import (
     WOKEN,
     EventKind,
 )
+from durable._replay.opened import OpenStep, OpenWait
 from durable._replay.script import Inbound
 from durable.errors import InternalError, PayloadDecodeError
 

@@ -32,8 +32,8 @@ from durable._engine.retries import misfit, next_attempt_at, origins, raisable, 
 from durable._engine.streams import Streams
 from durable._engine.threads import ThreadPool, tell
 from durable._journal.running import Marks
-from durable._replay.body import OpenStep
 from durable._replay.events import FAILED_ATTEMPT, STEP_COMPLETED, STEP_RETRYING, EventKind
+from durable._replay.opened import OpenStep
 from durable._replay.ports import SCALARS
 from durable._replay.script import UNDECODED, Inbound, inbound
 from durable.errors import (
