@@ -323,7 +323,9 @@ class NotAWorkflowError(DurableError, TypeError):
 
 
 class WorkflowNotRegisteredError(DurableError, LookupError):
-    """No workflow of this name has been defined in this process."""
+    """No workflow of this `name` has been defined in this process."""
+
+    name = ""
 
 
 class WrongContextError(DurableError, RuntimeError):

@@ -203,10 +203,12 @@ def find(name: str) -> Workflow[..., Any]:
     found = registry.find_workflow(name)
     if found is None:
         known = ", ".join(registry.workflow_names()) or "none"
-        raise WorkflowNotRegisteredError(
+        error = WorkflowNotRegisteredError(
             f"no workflow is named {name!r} in this process (known: {known}): "
             "import the module that defines it first"
         )
+        error.name = name
+        raise error
     assert isinstance(found, Workflow)
     return found
 

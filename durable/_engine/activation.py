@@ -21,6 +21,7 @@ from durable._engine.continuing import add_successor
 from durable._engine.executor import Executor
 from durable._engine.generators import record_items
 from durable._engine.hot import HotRun, settle, with_state
+from durable._engine.payloads import parked_by
 from durable._engine.timers import Timers
 from durable._engine.watchdog import Watchdog
 from durable._journal.journal import Journal
@@ -37,7 +38,7 @@ from durable._journal.records import (
     RunTurn,
     Write,
 )
-from durable._replay.body import Body, OpenStep, OpenWait
+from durable._replay.body import Body
 from durable._replay.events import (
     CANCEL_REQUESTED,
     STEP_RETRYING,
@@ -46,6 +47,7 @@ from durable._replay.events import (
     WOKEN,
     EventKind,
 )
+from durable._replay.opened import OpenStep, OpenWait
 from durable._replay.script import Inbound
 from durable.errors import InternalError, PayloadDecodeError
 
@@ -212,7 +214,7 @@ class Activation:
         except PayloadDecodeError as error:
             self.submit(run, items)
             # Its event was the last one, and is to reach the body again.
-            self._host.block(run, "payload", str(error), unseen=1)
+            self._host.block(run, *parked_by(error), unseen=1)
             return
         except (KeyboardInterrupt, SystemExit):
             self._host.interrupted(run)

@@ -19,7 +19,7 @@ from durable._engine.live_stream import Author
 from durable._engine.outlets import Channel, Outlet
 from durable._engine.streams import Streams
 from durable._engine.threads import Ticket
-from durable._replay.body import OpenStep
+from durable._replay.opened import OpenStep
 from durable.errors import RuntimeClosedError, WrongContextError
 
 T = TypeVar("T")

@@ -52,7 +52,7 @@ from durable._journal.records import (
     RunState,
     Write,
 )
-from durable._replay.body import OpenStep
+from durable._replay.opened import OpenStep
 from durable._replay.script import Inbound
 from durable.errors import (
     DurableError,

@@ -25,14 +25,15 @@ from durable._engine.attempt import Attempt
 from durable._engine.carriers import Carriers
 from durable._engine.generators import pour, pour_in_thread
 from durable._engine.hot import HotRun
-from durable._engine.payloads import EnginePayloads
+from durable._engine.payloads import EnginePayloads, parked_by
+from durable._engine.ports import START_STEP
 from durable._engine.processes import ProcessPool
 from durable._engine.retries import misfit, next_attempt_at, origins, raisable, too_long
 from durable._engine.streams import Streams
 from durable._engine.threads import ThreadPool, tell
 from durable._journal.running import Marks
-from durable._replay.body import OpenStep
 from durable._replay.events import FAILED_ATTEMPT, STEP_COMPLETED, STEP_RETRYING, EventKind
+from durable._replay.opened import OpenStep
 from durable._replay.ports import SCALARS
 from durable._replay.script import UNDECODED, Inbound, inbound
 from durable.errors import (
@@ -40,6 +41,7 @@ from durable.errors import (
     JournalFullError,
     PayloadDecodeError,
     RuntimeClosedError,
+    WorkflowNotRegisteredError,
 )
 
 # How long a cancelled step may go on before nobody waits for it any more.
@@ -191,8 +193,8 @@ class Executor:
                 args, kwargs = self._payloads.decode_call(step.payload)
             except PayloadDecodeError as error:
                 self._forget(attempt)
-                reason = f"the arguments of step {made.name}: {error}"
-                self._outcomes.block(attempt.run, "payload", reason)
+                parking = parked_by(error, f"the arguments of step {made.name}")
+                self._outcomes.block(attempt.run, *parking)
                 return
         attempt.began_us = self._clock.wall_us()
         attempt.fences = self._disk.fences
@@ -359,6 +361,8 @@ class Executor:
             return
         if self._is_ours(attempt, error):
             return self._put_off(attempt, error)
+        if attempt.step.step.name == START_STEP and isinstance(error, WorkflowNotRegisteredError):
+            return self._outcomes.block(attempt.run, *parked_by(error, "a child cannot be started"))
         error = raisable(error)
         step = cast("Step[..., Any]", attempt.step.step)
         failures = attempt.step.failures + 1

@@ -29,8 +29,8 @@ from durable._engine.timers import Timers
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, CONTINUED
 from durable._journal.seals import text_of
-from durable._replay.body import OpenStep
 from durable._replay.events import STEP_COMPLETED, EventKind
+from durable._replay.opened import OpenStep
 from durable._replay.script import Inbound
 from durable.errors import (
     DurableError,

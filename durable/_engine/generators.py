@@ -27,8 +27,8 @@ from durable._engine.outlets import Channel
 from durable._engine.streams import Streams
 from durable._journal.chunks import CHUNK, StreamKey
 from durable._journal.records import RowOp, Write
-from durable._replay.body import OpenStep
 from durable._replay.events import STEP_OUTCOMES, STEP_YIELDED, Event
+from durable._replay.opened import OpenStep
 from durable._replay.ports import SCALARS
 from durable._replay.script import UNDECODED, Inbound
 from durable.errors import StreamClosedError, WrongContextError

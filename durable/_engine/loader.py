@@ -22,7 +22,7 @@ from durable._base.clock import Clock
 from durable._engine.activation import DEADLINE, Activation, Host
 from durable._engine.claims import Claims
 from durable._engine.hot import HotRun, Main, settle
-from durable._engine.payloads import EnginePayloads
+from durable._engine.payloads import EnginePayloads, no_workflow, parked_by
 from durable._engine.scheduler import Scheduler
 from durable._engine.suspects import Suspects
 from durable._engine.timers import Timers
@@ -100,18 +100,14 @@ class Loader:
     def _give_body(self, run: HotRun, history: Sequence[Event]) -> bool:
         definition = run.definition or registry.find_workflow(run.row.workflow)
         if definition is None:
-            name = run.row.workflow
-            self._host.block(
-                run, "missing_code", f"no workflow named {name!r} is registered in this process: "
-                "import the module that defines it, and the run goes on by itself", name,
-            )  # fmt: skip
+            self._host.block(run, *no_workflow(run.row.workflow))
             return False
         run.begins_at = history[0].due or 0
         try:
             assert history[0].payload is not None
             args, kwargs = self._payloads.decode_call(history[0].payload)
         except PayloadDecodeError as error:
-            self._host.block(run, "payload", f"the arguments of the run: {error}")
+            self._host.block(run, *parked_by(error, "the arguments of the run"))
             return False
         if run.definition is None and (misfit := _misfit(definition, args, kwargs)) is not None:
             self._host.block(run, "divergence", misfit)
@@ -294,7 +290,7 @@ class Loader:
             while not run.gone and not self._replay_slice(run, body):
                 await asyncio.sleep(0)
         except PayloadDecodeError as error:
-            self._host.block(run, "payload", str(error))
+            self._host.block(run, *parked_by(error))
             return
         if run.gone:
             return

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from durable._journal.codec import Codec
 from durable._journal.failure import decode_failure, encode_failure
-from durable.errors import StepFailedError, WorkflowRunFailedError
+from durable.errors import StepFailedError, WorkflowNotRegisteredError, WorkflowRunFailedError
+
+Parking = tuple[str, str, str | None]  # kind and reason, and the name of what is missing
 
 
 class EnginePayloads:
@@ -46,3 +48,28 @@ class EnginePayloads:
         )
         error.__cause__ = failure.rebuild() or failure.remote()
         return error
+
+
+def parked_by(error: BaseException, what: str = "") -> Parking:
+    """Return how to park a run of which a value cannot be loaded here.
+
+    Args:
+        error: that has come of it. If it is for want of a workflow that the value names, the
+            run goes on by itself once that is registered.
+        what: the value, in words.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, WorkflowNotRegisteredError) and cause.name:
+            return no_workflow(cause.name, what)
+        cause = cause.__cause__
+    return "payload", f"{what}: {error}" if what else str(error), None
+
+
+def no_workflow(name: str, what: str = "") -> Parking:
+    """Return how to park a run that needs a workflow of this name."""
+    told = (
+        f"no workflow named {name!r} is registered in this process: import the module that "
+        "defines it, and the run goes on by itself"
+    )
+    return "missing_code", f"{what}: {told}" if what else told, name

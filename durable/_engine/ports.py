@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Protocol
 from durable._authoring.workflow import StartOptions
 from durable._journal.records import RunRow
 
+START_STEP = "durable.start"  # in which a body starts children
+
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:

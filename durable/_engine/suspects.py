@@ -17,7 +17,7 @@ from durable._engine.hot import HotRun
 from durable._engine.timers import Timers
 from durable._journal.journal import Journal
 from durable._journal.records import Write
-from durable._replay.body import OpenStep
+from durable._replay.opened import OpenStep
 
 INTERRUPTIONS_OF_A_SUSPECT = 2
 # A suspect that has lived this long alone is acquitted; it may be a step that takes days.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Any
 from zlib import crc32
 
@@ -21,8 +21,6 @@ from durable._replay.attributes import take_change
 from durable._replay.blame import Accused, accuse
 from durable._replay.ending import Continuation, cancelled_ending, ending_of
 from durable._replay.events import (
-    INTERRUPTED,
-    PARKED,
     STEP_CREATED,
     STEP_STARTED,
     WAIT_COMPLETED,
@@ -37,73 +35,12 @@ from durable._replay.hooks import Hooks
 from durable._replay.items import ItemQueue
 from durable._replay.loop import BodyFuture, StepFuture, Timer, make_loop
 from durable._replay.marks import take_mark
+from durable._replay.opened import OpenStep, OpenWait
 from durable._replay.ports import SCALARS, Named, Payloads
 from durable._replay.script import UNDECODED, Inbound, Script
 from durable._replay.source import UNKNOWN, calling_line, task_line
 
 logger = logging.getLogger("durable")
-
-
-class OpenStep:
-    """A step without an outcome. `payload` holds its encoded arguments.
-
-    `args` are the arguments themselves where they are at hand, immutable and all there are.
-    `items` takes what a generator step yields, while the body iterates it.
-    """
-
-    # In the class, because most steps never have more than one attempt.
-    failures = 0
-    interruptions = 0  # by a crash; a step that causes crashes is told by them
-    parks = 0  # by an orderly stop
-    retry_at: int | None = None
-    running = False  # kept by the engine: an attempt is under way
-    items: ItemQueue | None = None
-
-    def __init__(
-        self,
-        seq: int,
-        step: Named,
-        future: BodyFuture,
-        payload: bytes,
-        args: tuple[Any, ...] | None = None,
-    ) -> None:
-        self.seq = seq
-        self.step = step
-        self.future = future
-        self.payload = payload
-        self.args = args
-        self.context = copy_context()
-
-    @property
-    def attempt(self) -> int:
-        """Number of the attempt that is due or running, from 1."""
-        return self.failures + self.interruptions + self.parks + 1
-
-    def note(self, event: Event) -> None:
-        """Take in a `step_retrying` or `step_started` event."""
-        if event.kind == STEP_STARTED:
-            self.retry_at = None
-            return
-        if event.name == INTERRUPTED:
-            self.interruptions += 1
-        elif event.name == PARKED:
-            self.parks += 1
-        else:
-            self.failures += 1
-        # What is due at once begins with this very event.
-        self.retry_at = None if event.due is None or event.due <= event.at else event.due
-
-
-class OpenWait:
-    """A wait that has not been completed. `name` is sleep, until or timer."""
-
-    __slots__ = ("due", "handle", "name", "seq")
-
-    def __init__(self, seq: int, due: int, name: str, handle: Timer) -> None:
-        self.seq = seq
-        self.due = due
-        self.name = name
-        self.handle = handle
 
 
 class Body:

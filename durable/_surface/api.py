@@ -22,7 +22,7 @@ from durable._base.clock import SystemClock
 from durable._base.ids import new_run_id
 from durable._base.slices import in_slices
 from durable._engine.families import BOUND
-from durable._engine.ports import RunSpec
+from durable._engine.ports import START_STEP, RunSpec
 from durable._surface.current import Access, current_runtime
 from durable._surface.run import Run
 from durable.errors import DurableError, NotAWorkflowError, SerializationError
@@ -55,8 +55,8 @@ async def start(workflow: Any, /, *args: Any, **kwargs: Any) -> Run[Any]:
         JournalError: the journal could not record it. In all cases nothing was recorded.
 
     Inside a workflow body it starts a child run, recorded so that replay does not start
-    it again; `Workflow.options` tells what becomes of it at its parent's end. Inside a step
-    it is an ordinary start.
+    it again; `Workflow.options` tells what becomes of it at its parent's end. A name that is
+    not registered there blocks the parent until it is. Inside a step it is an ordinary start.
 
     Example:
         ``run = await start(fulfil, "A-17"); print(await run.result())``
@@ -266,5 +266,5 @@ def _origin(step_id: str) -> int:
 
 
 _start_children: Step[[list[Call], str, str], list[Run[Any]]] = Step(
-    _start_in_step, "durable.start", StepOptions(no_retry_on=DurableError)
+    _start_in_step, START_STEP, StepOptions(no_retry_on=DurableError)
 )

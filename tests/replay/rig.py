@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
-from durable._replay.body import Body, OpenStep, OpenWait
+from durable._replay.body import Body
 from durable._replay.events import FAILED_ATTEMPT, TERMINAL, Event, EventKind
+from durable._replay.opened import OpenStep, OpenWait
 from durable._replay.script import Inbound
 
 START_US = 1_704_067_200_000_000

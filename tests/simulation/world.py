@@ -362,8 +362,6 @@ class World:
             "missing_code": blocked.missing in self.blocked_by_plan,
             "divergence": row.run_id in self.blocked_by_plan,
             "poison_step": self.counts["crash"] >= 3,
-            # A workflow that is to be started is an argument, and is loaded as one.
-            "payload": "WorkflowNotRegisteredError" in blocked.reason and self.blocked_by_plan,
         }
         if not planned.get(blocked.kind, False):
             raise FoundError("corrupt", f"10: {row.run_id} is blocked: {blocked.reason}")
