@@ -352,7 +352,7 @@ class Activation:
                 # Journal time stays ahead of a wall clock that was set back; the wait must
                 # not take longer for it.
                 due -= max(0, run.body.script.now_us - self._clock.wall_us())
-            run.alarms[wait.seq] = self._timers.at(due, fire, absolute=absolute)
+            run.alarms[wait.seq] = self._timers.at(due, fire, absolute=absolute, ends=wait.ends)
 
     def arm_retry(self, run: HotRun, step: OpenStep) -> None:
         """Begin the next attempt now; or when it is due, once that is on record.
@@ -363,14 +363,16 @@ class Activation:
             self._executor.dispatch(run, step)
             return
         begin = partial(self.post, run, Inbound(STEP_STARTED, step.seq))
-        run.alarms[step.seq] = self._timers.at(step.retry_at, begin)
+        run.alarms[step.seq] = self._timers.at(step.retry_at, begin, ends=step.retry_ends)
         self._host.settled(run)
 
     def arm_grace(self, run: HotRun, body: Body) -> None:
         """End a cancelled run without its consent once its grace time is over."""
         request = body.cancel_event
         if request is not None and request.due is not None:
-            run.alarms[GRACE] = self._timers.at(request.due, partial(self.end_cancelled, run))
+            run.alarms[GRACE] = self._timers.at(
+                request.due, partial(self.end_cancelled, run), ends=run.grace_ends
+            )
 
     def end_cancelled(self, run: HotRun) -> None:
         """End a run whose cancellation was requested before, whatever its body is doing."""

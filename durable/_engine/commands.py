@@ -128,7 +128,11 @@ class Commands:
             body.end_cancelled(body.cancel_event)
             await self._submit(run)
         else:
-            await self._post(run, self.request(CANCEL, reason))
+            await self._post(run, self._request(run, CANCEL, reason))
+
+    def _request(self, run: HotRun, name: str, why: str | None) -> Inbound:
+        run.grace_ends = self._clock.boot() + self._grace_us / 1e6
+        return self.request(name, why)
 
     def request(self, name: str, why: str | None) -> Inbound:
         """Return what asks a body to end: `name` says who wants it."""
@@ -144,7 +148,7 @@ class Commands:
         assert run.row.deadline is not None
         came = f"its deadline came, at {from_us(run.row.deadline).isoformat()}"
         if body.started:
-            self._activation.post(run, self.request(DEADLINE_NAME, came))
+            self._activation.post(run, self._request(run, DEADLINE_NAME, came))
             return
         late = WorkflowTimeoutError(f"the run had not begun when {came}")
         run.inbox.clear()

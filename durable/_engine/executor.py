@@ -366,10 +366,12 @@ class Executor:
         error = raisable(error)
         step = cast("Step[..., Any]", attempt.step.step)
         failures = attempt.step.failures + 1
-        retry_at = next_attempt_at(step, failures, error, self._clock.wall_us())
+        now = self._clock.wall_us()
+        retry_at = next_attempt_at(step, failures, error, now)
         if retry_at is None:
             self._give_up(attempt, error)
             return
+        attempt.step.retry_ends = self._clock.boot() + (retry_at - now) / 1e6
         payload = self._payloads.encode_error(error)
         self.post(
             attempt.run,

@@ -22,8 +22,8 @@ class HotRun:
 
     __slots__ = (
         "acks", "alarms", "attempts", "awaiting", "begins_at", "birth", "body", "born",
-        "definition", "feeds", "gone", "inbox", "loading", "paused", "row", "run_id", "scheduled",
-        "state", "successor", "unsaved",
+        "definition", "feeds", "gone", "grace_ends", "inbox", "loading", "paused", "row", "run_id",
+        "scheduled", "state", "successor", "unsaved",
     )  # fmt: skip
 
     def __init__(self, row: RunRow, definition: object = None) -> None:
@@ -40,6 +40,7 @@ class HotRun:
         self.awaiting: dict[int, str] = {}  # runs that its steps wait for
         self.birth: Write | None = None  # the write that creates the run, until it is submitted
         self.born = True  # False until the write that creates the run is durable
+        self.grace_ends: float | None = None  # by the boot clock, if its end is asked for now
         self.begins_at = 0  # when it was asked to start (UTC microseconds), 0 = at once
         self.successor: tuple[HotRun, list[Event]] | None = None  # which goes on in its place
         self.unsaved = 0  # writes submitted and not yet durable

@@ -121,6 +121,7 @@ class Loader:
             self._clock.wall_us,
             None if run.row.origin is None else seed_of(run.row.origin),
         )
+        run.body.read_boot = self._clock.boot
         if run.row.attributes is not None:
             run.body.attributes = decode_attributes(run.row.attributes)
         run.body.scratch.update(self.settings)

@@ -87,18 +87,28 @@ class Timers:
         self._armed_for = 0.0
         self._closed = False
 
-    def at(self, due_us: int, callback: Callable[[], None], *, absolute: bool = False) -> Alarm:
+    def at(
+        self,
+        due_us: int,
+        callback: Callable[[], None],
+        *,
+        absolute: bool = False,
+        ends: float | None = None,
+    ) -> Alarm:
         """Call `callback` once `due_us` has come.
 
         Args:
             due_us: UTC microseconds; the past means as soon as possible.
             callback: called on the loop.
             absolute: follow changes of the wall clock instead of counting time from now.
+            ends: the same instant by the boot clock, where it is known from the time when
+                somebody asked for it; the wall clock may have been set since.
         """
         heap = self._wall if absolute else self._boot
         deadline = float(due_us)
         if not absolute:
-            deadline = self._clock.boot() + (due_us - self._clock.wall_us()) / 1e6
+            now = self._clock.boot()
+            deadline = now + (due_us - self._clock.wall_us()) / 1e6 if ends is None else ends
         alarm = Alarm(deadline, next(self._order), callback, heap)
         heapq.heappush(heap.alarms, alarm)
         if heap.alarms[0] is alarm:

@@ -53,6 +53,10 @@ class Body:
         payloads: encodes and decodes values.
         read_now: returns UTC microseconds; asked only while the run is live.
         seed: of its random numbers and the order of sets. Default: the run's id.
+
+    Attributes:
+        read_boot: returns seconds of a clock that nobody sets, where there is one; durations
+            are noted by it, too, because the other may be set before they are recorded.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Body:
         self.main: asyncio.Task[Any] | None = None
         self._payloads = payloads
         self._read_now = read_now
+        self.read_boot: Callable[[], float] | None = None
         self._created_at = history[0].at
 
     # --- driving ---------------------------------------------------------------------
@@ -386,20 +391,23 @@ class Body:
 
     def arm(self, handle: Timer, delay: float, name: str) -> None:
         """Create a durable wait for a timer of the loop."""
-        due = 0
+        due, ends = 0, None
         if not self.script.replaying:
+            duration = int(delay * 1e6 + 0.5)
             # Journal time lags behind while the body computes; a wait must not end early.
-            due = max(self._read_now(), self.script.now_us) + int(delay * 1e6 + 0.5)
-        self._arm(handle, due, name)
+            due = max(self._read_now(), self.script.now_us) + duration
+            if self.read_boot is not None:
+                ends = self.read_boot() + duration / 1e6
+        self._arm(handle, due, name, ends)
 
-    def _arm(self, handle: Timer, due: int, name: str) -> None:
+    def _arm(self, handle: Timer, due: int, name: str, ends: float | None = None) -> None:
         event = self.script.issue(WAIT_CREATED, name, due=due)
         if event is None:
             handle.seq = 0
             return self.loop.halt()
         assert event.due is not None
         handle.seq = event.seq
-        wait = self.waits[event.seq] = OpenWait(event.seq, event.due, name, handle)
+        wait = self.waits[event.seq] = OpenWait(event.seq, event.due, name, handle, ends)
         if not self.script.replaying:
             self.created.append(wait)
 

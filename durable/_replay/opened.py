@@ -28,6 +28,7 @@ class OpenStep:
     interruptions = 0  # by a crash; a step that causes crashes is told by them
     parks = 0  # by an orderly stop
     retry_at: int | None = None
+    retry_ends: float | None = None  # the same by the boot clock, if it failed in this process
     running = False  # kept by the engine: an attempt is under way
     items: ItemQueue | None = None
 
@@ -67,12 +68,16 @@ class OpenStep:
 
 
 class OpenWait:
-    """A wait that has not been completed. `name` is sleep, until or timer."""
+    """A wait that has not been completed. `name` is sleep, until or timer.
 
-    __slots__ = ("due", "handle", "name", "seq")
+    `ends` is when a duration is over by the boot clock, if it was asked for in this process.
+    """
 
-    def __init__(self, seq: int, due: int, name: str, handle: Timer) -> None:
+    __slots__ = ("due", "ends", "handle", "name", "seq")
+
+    def __init__(self, seq: int, due: int, name: str, handle: Timer, ends: float | None) -> None:
         self.seq = seq
+        self.ends = ends
         self.due = due
         self.name = name
         self.handle = handle
