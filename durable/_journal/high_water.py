@@ -46,6 +46,19 @@ class Mark(NamedTuple):
     crc: int
 
 
+class _Kept(NamedTuple):
+    """What the file holds: the mark, whether it is of this boot, and of durability "full"."""
+
+    mark: Mark
+    same_boot: bool
+    is_full: bool
+
+
+def _counts(kept: _Kept) -> bool:
+    """Tell whether the event must be there: a power cut may take the last seconds, as agreed."""
+    return kept.is_full or kept.same_boot
+
+
 class HighWater:
     """See the module's docstring. Nothing about it ever keeps a journal from working."""
 
@@ -60,8 +73,8 @@ class HighWater:
             kept = _read(self._path, journal_id)
             self._map = self._opened(journal_id, durability)
             self._salt = _salt(journal_id.encode())
-            if kept is not None:
-                self.note(*kept[0])
+            if kept is not None and _counts(kept):
+                self.note(*kept.mark)
 
     def _opened(self, journal_id: str, durability: str) -> mmap.mmap:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -134,9 +147,9 @@ def lost_event(conn: sqlite3.Connection, path: str, journal_id: object) -> str |
     found = _read(f"{path}.mark", None if journal_id is None else str(journal_id))
     if found is None:
         return None
-    mark, same_boot, is_full = found
-    if not (is_full or same_boot):
-        return None  # after a power cut the last seconds may be gone, as was agreed
+    if not _counts(found):
+        return None
+    mark = found.mark
     if journal_id is None:
         return f"event {mark.seq} of a run (key {mark.pk})"
     row = conn.execute(QUERIES["history"], (mark.pk, mark.seq - 1, 1)).fetchone()
@@ -149,8 +162,8 @@ def lost_event(conn: sqlite3.Connection, path: str, journal_id: object) -> str |
     return None
 
 
-def _read(path: str, journal_id: str | None) -> tuple[Mark, bool, bool] | None:
-    """Return the mark, whether it is of this boot, and whether of durability "full"."""
+def _read(path: str, journal_id: str | None) -> _Kept | None:
+    """Return the mark of this journal, or of any; None if there is none, or it is torn."""
     try:
         with open(path, "rb") as file:
             data = file.read(_SIZE + 1)
@@ -165,7 +178,8 @@ def _read(path: str, journal_id: str | None) -> tuple[Mark, bool, bool] | None:
     if magic != _MAGIC or of != wanted or check != crc32(event, _salt(of)):
         return None
     here = boot_id()
-    return Mark(*_EVENT.unpack(event)), bool(here) and boot.rstrip(b"\0") == here, is_full
+    same_boot = bool(here) and boot.rstrip(b"\0") == here
+    return _Kept(Mark(*_EVENT.unpack(event)), same_boot, is_full)
 
 
 def _salt(journal_id: bytes) -> int:

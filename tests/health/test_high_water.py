@@ -95,6 +95,22 @@ async def test_loss_of_a_process_is_noticed_at_durability_process(
     assert await opens(new)
 
 
+async def test_loss_that_was_no_loss_at_one_opening_is_none_at_the_next(
+    journal_path: Path, tmp_path: Path
+) -> None:
+    """A power cut has taken the last seconds, and nothing was recorded since."""
+    async with crashing(journal_path, durability="process") as rt:
+        await rt.start(napping, "x")
+        await quiet(rt)
+        left = copy(journal_path, tmp_path / "left", "", "-wal")
+        await rt.start(napping, "y")
+        await quiet(rt)
+        data = Path(f"{journal_path}.mark").read_bytes()
+    Path(f"{left}.mark").write_bytes(data[:50] + b"0000" + data[54:])  # of another boot
+    for _ in range(3):
+        assert await opens(left)
+
+
 # --- what is no loss --------------------------------------------------------------------------
 
 
