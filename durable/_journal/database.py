@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from durable._journal.faults import UnknownOutcomeError
 from durable._journal.files import JournalFiles
-from durable._journal.high_water import check_mark
+from durable._journal.high_water import NEWEST, Loss, check_mark, forget_mark, set_aside
 from durable._journal.migrations import (
     LATEST,
     MIGRATIONS,
@@ -44,6 +44,7 @@ _AUTO_VACUUM_INCREMENTAL = 2
 SYNCHRONOUS = {"full": 2, "process": 1}  # FULL, NORMAL
 
 _SET_META, _ALL_META = QUERIES["set_meta"], QUERIES["all_meta"]
+_DELETE_META = QUERIES["delete_meta"]
 _SET_META_ONCE, _MAX_PK = QUERIES["set_meta_once"], QUERIES["max_pk"]
 _MAX_EVENT_PK = QUERIES["max_event_pk"]
 
@@ -164,11 +165,14 @@ def prepare(
     is_small = os.stat(files.path).st_size <= _FULL_CHECK_BYTES
     if found and (is_small or not clean):
         check_integrity(conn, files.path, fully=is_small)
-    check_mark(conn, files.path, before.get("journal_id"))
+    loss = check_mark(conn, files.path, before)
     migrate(conn, files.path, found, migrations)
     check_schema(conn, files.path, migrations)
     _check_vacuum(conn)
-    boot = transact(conn, lambda: _record_boot(conn, files.path, now_us, clean))
+    boot = transact(conn, lambda: _record_boot(conn, files.path, now_us, clean, loss))
+    if loss is not None:
+        _log.warning("durable: %s was there and is not, in %s", loss.what, files.path)
+        forget_mark(files.path)  # of what it can tell something has come
     files.remember()
     files.take_reserve()
     return boot
@@ -197,7 +201,11 @@ def _check_vacuum(conn: sqlite3.Connection) -> None:
         raise JournalError(f"the journal has auto_vacuum mode {mode}, which cannot return space")
 
 
-def _record_boot(conn: sqlite3.Connection, path: str, now_us: int, clean: bool) -> Boot:
+def _record_boot(
+    conn: sqlite3.Connection, path: str, now_us: int, clean: bool, loss: Loss | None
+) -> Boot:
+    if loss is not None:
+        set_aside(conn, loss)
     for key, value in (("journal_id", secrets.token_hex(16)), ("created_at", now_us)):
         conn.execute(_SET_META_ONCE, (key, value, meta_sum(key, value)))
     meta = read_meta(conn, path)
@@ -254,8 +262,14 @@ def restore(conn: sqlite3.Connection, files: JournalFiles, durability: str) -> N
     files.remember()
 
 
-def finish(conn: sqlite3.Connection, clean: bool) -> None:
-    """Record how this ownership ended and empty the -wal."""
-    value = int(clean)
-    transact(conn, lambda: conn.execute(_SET_META, ("clean", value, meta_sum("clean", value))))
+def finish(conn: sqlite3.Connection, clean: bool, newest: str | None = None) -> None:
+    """Record how this ownership ended, and behind which event if it is known; empty the -wal."""
+    news: list[tuple[str, object]] = [("clean", int(clean))]
+    news += [] if newest is None else [(NEWEST, newest)]
+
+    def record() -> None:
+        conn.execute(_DELETE_META, (NEWEST,))
+        conn.executemany(_SET_META, [(k, v, meta_sum(k, v)) for k, v in news])
+
+    transact(conn, record)
     truncate_wal(conn)

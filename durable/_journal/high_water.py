@@ -11,6 +11,10 @@ call, and it is never ahead of the disk at durability "full". It may lag behind,
 proves less; it may be missing or torn, then it proves nothing. At durability "process" a
 power cut may undo the last seconds, so a mark of another boot of the machine is not held
 against the journal. Before runs are deleted the mark is taken back, and that is flushed.
+
+A journal that is closed in order notes the same event in itself. If that is there, and the
+event is not, then nothing is old and no end was cut off: somebody has removed the last
+events of one run, and it alone is set aside.
 """
 
 from __future__ import annotations
@@ -19,12 +23,16 @@ import mmap
 import os
 import sqlite3
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 from zlib import crc32
 
+from durable._journal.attributes import Blocked, decode_blocked, encode_blocked
 from durable._journal.checksum import checksum_of_run, matches
 from durable._journal.files import sync_directory
+from durable._journal.records import BLOCKED, FINISHED, RunRow, RunState
+from durable._journal.row_checksums import soundness, state_sum
 from durable._journal.running import boot_id
 from durable._journal.sql import QUERIES
 from durable.errors import JournalRolledBackError
@@ -37,6 +45,12 @@ _EVENT = struct.Struct("<qqq")
 _CHECK = struct.Struct("<I")
 _NONE = bytes(_EVENT.size + _CHECK.size)
 
+NEWEST = "newest_event"  # the row of meta in which a journal that was closed notes it
+MISSING = (
+    "was there and is not, and perhaps others before it: the disk or another program has removed "
+    "them. Restore a backup; or resume it, and it does again what was recorded there; or cancel it"
+)
+
 
 class Mark(NamedTuple):
     """The newest event that a journal is known to have held: key of its run, number, CRC."""
@@ -44,6 +58,19 @@ class Mark(NamedTuple):
     pk: int
     seq: int
     crc: int
+
+    def __str__(self) -> str:
+        return f"{self.pk}:{self.seq}:{self.crc}"
+
+
+class Loss(NamedTuple):
+    """What a journal has held and does not hold any more.
+
+    `key` is that of the run which has lost its last events, if nothing else is missing.
+    """
+
+    what: str
+    key: int | None = None
 
 
 class _Kept(NamedTuple):
@@ -99,6 +126,14 @@ class HighWater:
             except ValueError:  # let go of meanwhile: the process is going down
                 self._map = None
 
+    def newest(self) -> str | None:
+        """Return the event that was noted last, for the journal itself; None if none is known."""
+        place = self._map
+        if place is None:
+            return None
+        found = _mark_in(place[:], self._salt)
+        return None if found is None else str(found)
+
     def take_back(self) -> None:
         """Forget the event, durably: it may be deleted from now on."""
         place = self._map
@@ -120,46 +155,70 @@ def forget_mark(path: str) -> None:
         sync_directory(path)  # it must not come back with a power cut
 
 
-def check_mark(conn: sqlite3.Connection, path: str, journal_id: object) -> None:
-    """Raise unless the event that the mark names is in the journal.
+def check_mark(conn: sqlite3.Connection, path: str, meta: Mapping[str, object]) -> Loss | None:
+    """Raise unless the event that the mark names is in the journal, or only its run lost it.
 
     Args:
         conn: reads the journal.
         path: the journal's.
-        journal_id: as its `meta` tells; None for one that does not tell, such as a file
+        meta: what it notes about itself; nothing for one that does not tell, such as a file
             whose -wal was lost whole.
 
+    Returns:
+        The run that is to be set aside, None for none.
+
     Raises:
-        JournalRolledBackError: it is not.
+        JournalRolledBackError: the journal has lost its end.
     """
-    lost = lost_event(conn, path, journal_id)
-    if lost is not None:
+    lost = lost_event(conn, path, meta)
+    if lost is not None and lost.key is None:
         raise JournalRolledBackError(
-            f"the journal {path} has held {lost} and does not hold it any more: its end was lost "
-            "(with a damaged -wal), or an older copy was put in its place. Runs would do again "
-            "what they have done. Put the right files back; or accept the loss: "
+            f"the journal {path} has held {lost.what} and does not hold it any more: its end was "
+            "lost (with a damaged -wal), or an older copy was put in its place. Runs would do "
+            "again what they have done. Put the right files back; or accept the loss: "
             "`durable repair --accept-loss`"
         )
+    return lost
 
 
-def lost_event(conn: sqlite3.Connection, path: str, journal_id: object) -> str | None:
-    """Return which event is missing that the mark names, in words; None if none is."""
+def lost_event(conn: sqlite3.Connection, path: str, meta: Mapping[str, object]) -> Loss | None:
+    """Return which event is missing that the mark names; see `check_mark`."""
+    journal_id = meta.get("journal_id")
     found = _read(f"{path}.mark", None if journal_id is None else str(journal_id))
-    if found is None:
-        return None
-    if not _counts(found):
+    if found is None or not _counts(found):
         return None
     mark = found.mark
     if journal_id is None:
-        return f"event {mark.seq} of a run (key {mark.pk})"
+        return Loss(f"event {mark.seq} of a run (key {mark.pk})")
     row = conn.execute(QUERIES["history"], (mark.pk, mark.seq - 1, 1)).fetchone()
     run = conn.execute(QUERIES["run_by_pk"], (mark.pk,)).fetchone()
     whose = f"run {run[1]}" if run is not None else f"a run (key {mark.pk})"
     if row is None or row[0] != mark.seq:
-        return f"event {mark.seq} of {whose}"
+        alone = run is not None and meta.get(NEWEST) == str(mark)
+        return Loss(f"event {mark.seq} of {whose}", mark.pk if alone else None)
     if row[-1] != mark.crc and run is not None and matches(checksum_of_run(run[1]), row):
-        return f"another event {mark.seq} of {whose}"  # the run has gone on differently
+        return Loss(f"another event {mark.seq} of {whose}")  # the run has gone on differently
     return None
+
+
+def set_aside(conn: sqlite3.Connection, loss: Loss) -> None:
+    """Park the run that has lost its end, within a transaction; leave one that has ended.
+
+    One whose row is damaged cannot go on anyway.
+    """
+    stored = conn.execute(QUERIES["run_by_pk"], (loss.key,)).fetchone()
+    if stored is None or not all(soundness(stored)):
+        return
+    row = RunRow._make(stored[: len(RunRow._fields)])
+    if row.status in FINISHED:
+        return
+    last = conn.execute(QUERIES["last_event"], (row.pk,)).fetchone()
+    seen = decode_blocked(row.blocked).seq if row.status == BLOCKED else None
+    if seen is not None and (last is None or seen >= last[0]):
+        seen = None
+    column = encode_blocked(Blocked("corrupt", f"{loss.what} {MISSING}", None, seen))
+    state = RunState(BLOCKED, row.started_at, None, None, None, column, row.pk)
+    conn.execute(QUERIES["update_state"], (*state[:-1], state_sum(state), row.pk))
 
 
 def _read(path: str, journal_id: str | None) -> _Kept | None:
@@ -172,14 +231,18 @@ def _read(path: str, journal_id: str | None) -> _Kept | None:
     if len(data) != _SIZE:
         return None
     magic, of, boot, is_full = _HEAD.unpack_from(data)
-    event = data[_AT : _AT + _EVENT.size]
-    (check,) = _CHECK.unpack_from(data, _AT + _EVENT.size)
     wanted = of if journal_id is None else journal_id.encode()
-    if magic != _MAGIC or of != wanted or check != crc32(event, _salt(of)):
+    mark = _mark_in(data, _salt(of))
+    if magic != _MAGIC or of != wanted or mark is None:
         return None
     here = boot_id()
-    same_boot = bool(here) and boot.rstrip(b"\0") == here
-    return _Kept(Mark(*_EVENT.unpack(event)), same_boot, is_full)
+    return _Kept(mark, bool(here) and boot.rstrip(b"\0") == here, is_full)
+
+
+def _mark_in(data: bytes, salt: int) -> Mark | None:
+    event = data[_AT : _AT + _EVENT.size]
+    (check,) = _CHECK.unpack_from(data, _AT + _EVENT.size)
+    return Mark(*_EVENT.unpack(event)) if check == crc32(event, salt) else None
 
 
 def _salt(journal_id: bytes) -> int:

@@ -252,8 +252,9 @@ class Journal:
         await self.writer.drain()
         await self.reader.close()
         self.marks.close(clean=clean)
+        newest = self.writer.high_water.newest()
         self.writer.high_water.close()
-        await _finish(self._driver, clean, self.path)
+        await _finish(self._driver, partial(_last_statements, clean, newest), self.path)
         await self._driver.close()
 
     def abandon(self) -> None:
@@ -337,10 +338,12 @@ async def _open_reader(reader: Reader, files: JournalFiles, ring: KeyRing | None
         raise
 
 
-async def _finish(driver: Driver, clean: bool, path: str) -> None:
+async def _finish(
+    driver: Driver, statements: Callable[[sqlite3.Connection], None], path: str
+) -> None:
     """The last statements; failing costs nothing but a check at the next opening."""
     try:
-        await driver.call(partial(_last_statements, clean))
+        await driver.call(statements)
     except (sqlite3.Error, DurableError, Exception) as error:
         _log.warning("durable: the journal %s was not closed cleanly: %s", path, error)
 
@@ -353,5 +356,5 @@ async def _let_end(copying: asyncio.Task[Backup]) -> None:
         copying.exception()  # seen: who was cancelled does not ask for it
 
 
-def _last_statements(clean: bool, conn: sqlite3.Connection) -> None:
-    finish(conn, clean)
+def _last_statements(clean: bool, newest: str | None, conn: sqlite3.Connection) -> None:
+    finish(conn, clean, newest)

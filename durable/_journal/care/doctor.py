@@ -207,9 +207,9 @@ def _inside(conn: sqlite3.Connection, path: str, now_us: int, *, fully: bool) ->
     version = version_of(conn, path, LATEST)
     if version != LATEST:
         what = f"schema version {version}: a Runtime brings it to version {LATEST}"
-        lost = lost_event(conn, path, None) if version == 0 else None
+        lost = lost_event(conn, path, {}) if version == 0 else None
         level: Level = "warning" if lost is None else "damage"
-        yield Check("contents", level, what if lost is None else f"{what}; {lost} was there")
+        yield Check("contents", level, what if lost is None else f"{what}; {lost.what} was there")
         return
     notes = _Notes(now_us)
     look = Look(conn, notes.take)
@@ -236,11 +236,14 @@ def _structure(findings: list[Finding], *, fully: bool) -> Check:
 
 def _tail(conn: sqlite3.Connection, path: str) -> Check:
     meta, _ = sound_meta(conn.execute(QUERIES["meta"]))
-    lost = lost_event(conn, path, meta.get("journal_id"))
+    lost = lost_event(conn, path, meta)
     if lost is None:
         return Check("tail", "ok", "the newest event that is known of is there")
-    what = f"{lost} was there and is not: the end was lost, or this is an older copy"
-    return Check("tail", "damage", what)
+    if lost.key is not None:
+        why = "only this run has lost its end; the next opening, or `durable repair`, parks it"
+    else:
+        why = "the end was lost, or this is an older copy"
+    return Check("tail", "damage", f"{lost.what} was there and is not: {why}")
 
 
 def _rows(look: Look, findings: list[Finding]) -> Check:

@@ -89,6 +89,8 @@ def mend(wreck: Wreck, key: int) -> Mended:
     mended.why = [finding.what for finding in found]
     if key in wreck.torn:
         mended.why.append("a part of it lies in a page that cannot be read")
+    if key in wreck.short:
+        mended.why.append(wreck.short[key])
     if not mended.why and stored is not None:
         mended.row = RunRow._make(stored[:_COLUMNS])
     elif stored is not None and not _is_torn(mended, wreck, found) and _state_is_told(stored):
@@ -154,7 +156,8 @@ def _prefix(run_id: str, events: list[Stored]) -> list[Stored]:
 
 def _is_torn(mended: Mended, wreck: Wreck, found: list[Finding]) -> bool:
     """Tell whether more than the state of the row is damaged."""
-    if mended.key in wreck.torn or any(finding.table != "runs" for finding in found):
+    is_short = mended.key in wreck.torn or mended.key in wreck.short
+    if is_short or any(finding.table != "runs" for finding in found):
         return True
     stored = wreck.rows[mended.key]
     sound = soundness(stored)

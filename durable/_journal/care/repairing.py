@@ -38,7 +38,7 @@ from durable._journal.files import (
     sync_directory,
     write_whole,
 )
-from durable._journal.high_water import lost_event
+from durable._journal.high_water import Loss, lost_event
 from durable._journal.migrations import LATEST, MIGRATIONS, migrate, version_of
 from durable._journal.records import FINISHED
 from durable._journal.row_checksums import (
@@ -84,26 +84,44 @@ def needs_repair(files: JournalFiles) -> bool:
         with looking_at(files) as conn:
             if version_of(conn, files.path, LATEST) == 0:
                 return False
+            if _loss(conn, files.path) is not None:
+                return True
         return bool(verify_journal(files).findings)
     except (JournalCorruptError, sqlite3.Error):
         return True
 
 
 def lost_tail(files: JournalFiles) -> str | None:
-    """Return what the journal is known to have held and does not hold any more, in words."""
+    """Return what the journal is known to have held, if it has lost its end, in words.
+
+    What one run alone has lost is a matter of the repair.
+    """
     with suppress(sqlite3.Error), looking_at(files) as conn:
-        if version_of(conn, files.path, LATEST) == 0:
-            return lost_event(conn, files.path, None)
-        meta, _ = sound_meta(conn.execute(EXAMINING["meta"]))
-        return lost_event(conn, files.path, meta.get("journal_id"))
+        lost = _loss(conn, files.path)
+        return None if lost is None or lost.key is not None else lost.what
     return None
+
+
+def _loss(conn: sqlite3.Connection, path: str) -> Loss | None:
+    if version_of(conn, path, LATEST) == 0:
+        return lost_event(conn, path, {})
+    return lost_event(conn, path, sound_meta(conn.execute(EXAMINING["meta"]))[0])
 
 
 def plan_repair(files: JournalFiles) -> Repair:
     """Return what a repair would do, changing nothing."""
-    with looking_at(files) as conn:
+    return _decided(files.path, _wreck(files, files.path))
+
+
+def _wreck(looked_at: JournalFiles, path: str) -> Wreck:
+    """Read what is left of the journal at `path`, or of its copy."""
+    with looking_at(looked_at) as conn:
         wreck = salvage(conn)
-    return _decided(files.path, wreck)
+        with suppress(sqlite3.Error):
+            loss = _loss(conn, path)
+            if loss is not None and loss.key is not None:
+                wreck.short[loss.key] = f"{loss.what} was there and is not"
+    return wreck
 
 
 def repair_journal(files: JournalFiles, stamp: str, stage: Stage = lambda _: None) -> Repair:
@@ -123,8 +141,7 @@ def repair_journal(files: JournalFiles, stamp: str, stage: Stage = lambda _: Non
     before = os.path.join(folder, "before.db")
     _copy(files, before)
     stage("read")
-    with looking_at(JournalFiles(before)) as conn:
-        wreck = salvage(conn)
+    wreck = _wreck(JournalFiles(before), files.path)
     _forget_looking(before)
     repair = _decided(files.path, wreck)
     repair.folder = folder

@@ -29,6 +29,7 @@ class Wreck:
         ids: run ids by key, from the index of ids: they may be there without their rows.
         events, chunks: by the key of their run, in the order in which they were read.
         torn: keys of runs of which something could not be read.
+        short: what is known to be missing at the end of a run's history, by its key.
         others: rows of the small tables, by the table's name.
         unreadable: tables that could not be read whole, with what SQLite said.
     """
@@ -38,6 +39,7 @@ class Wreck:
     events: dict[int, list[Stored]] = field(default_factory=lambda: defaultdict(list))
     chunks: dict[int, list[Stored]] = field(default_factory=lambda: defaultdict(list))
     torn: set[int] = field(default_factory=set)
+    short: dict[int, str] = field(default_factory=dict)
     others: dict[str, list[Stored]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
