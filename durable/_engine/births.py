@@ -115,6 +115,8 @@ class Births:
         release = self._loader.reserve([run.run_id for run, _ in births])
 
         def done(error: BaseException | None) -> None:
+            if self._loader.stopped:  # no errands are run any more; the runs are the next opening's
+                return conclude(error)
             if error is None:
                 for birth in births:  # many may be too many for one turn of the host's loop
                     self._soon(admit, birth)

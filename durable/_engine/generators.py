@@ -112,9 +112,12 @@ class _Counted:
         self._recorded = self._attempt.yielded = recorded
         self._to_skip = recorded if self._attempt.settings.on_retry == "skip" else 0
 
-    def _is_new(self) -> bool:
+    def _require_wanted(self) -> None:
         if self._attempt.forgotten:
             raise WrongContextError("this attempt is over: its items are not wanted any more")
+
+    def _is_new(self) -> bool:
+        self._require_wanted()
         if self._to_skip:
             self._to_skip -= 1
             return False
@@ -178,6 +181,7 @@ class _Events(_Counted):
         while len(self._unsaved) > UNSAVED_ITEMS_MAX:
             await self._unsaved.popleft()
         while self._queue.waiting > WAITING_ITEMS_MAX:
+            self._require_wanted()  # else there may be no next write, and a thread waits for it
             await self._next_write()
 
     def _next_write(self) -> asyncio.Future[None]:

@@ -24,6 +24,7 @@ from durable._engine.commands import Commands
 from durable._engine.hot import HotRun, settle
 from durable._engine.loader import Loader
 from durable._engine.payloads import EnginePayloads
+from durable._engine.receipts import Receipts
 from durable._journal.attributes import decode_blocked
 from durable._journal.journal import Journal
 from durable._journal.records import BLOCKED, FINISHED, HookRow, RunRow, Write
@@ -60,7 +61,7 @@ class Mail:
         payloads: EnginePayloads,
         claims: Claims,
         *,
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
         park: Callable[[str, Inbound], Awaitable[bool]],
     ) -> None:
         self._journal = journal
@@ -69,6 +70,7 @@ class Mail:
         self._activation = activation
         self._payloads = payloads
         self._hot = claims.hot
+        self._receipts = Receipts(journal, commands, payloads, spawn)
         self._spawn = spawn
         self._park = park
         self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # senders who wait, by run id
@@ -81,26 +83,34 @@ class Mail:
         payload: bytes,
         key: str | None = None,
         run_id: str | None = None,
-        seq: int = 0,
+        again: bool = False,
     ) -> str:
         """Record a payload for a hook; return the id of its run.
 
         Args:
             key: a payload with a key that the hook has got before is not recorded again.
-            run_id, seq: where the caller saw the hook. With them a call that is repeated,
-                because its first answer was lost, finds its payload after the hook is gone.
+            run_id: where the caller saw the hook. With it a call that is repeated, because
+                its first answer was lost, finds its payload though the hook is elsewhere or gone.
+            again: the call is a repetition, of a caller that could not say where.
 
         Raises:
             HookNotFoundError, HookPayloadError, WorkflowRunBlockedError: not recorded.
         """
+        if key and again and (there := await self._receipts.anywhere(token, key)) is not None:
+            return there
         name, late = mail_name("", key), mail_name(kept_box(token), key)
         while (place := await self._find(token)) is not None:
             run, hook = place
+            if key and run_id and run.run_id != run_id:
+                if (there := await self._receipts.along(run_id, token, key)) is not None:
+                    return there
+                run_id = run.run_id
+                continue  # it may have gone meanwhile
             item = Inbound(HOOK_RECEIVED, hook.seq, name if hook.seq else late, None, payload)
             if await self._give(run, hook, item):
                 return run.run_id
-        if key and run_id and await self._was_recorded(run_id, seq, name):
-            return run_id
+        if key and run_id and (there := await self._receipts.along(run_id, token, key)):
+            return there
         raise HookNotFoundError(token)
 
     async def _find(self, token: str) -> tuple[HotRun | RunRow, OpenHook | HookRow] | None:
@@ -149,7 +159,7 @@ class Mail:
                 break
         else:
             return
-        if key and await self._was_recorded(run_id, 0, item.name):
+        if key and await self._was_recorded(run_id, item.name):
             return
         if (successor := await self._commands.successor_of(run)) is not None:
             return await self.send(successor, name, payload, key)
@@ -244,12 +254,12 @@ class Mail:
         run.acks.append(ack)
         await ack
 
-    async def _was_recorded(self, run_id: str, seq: int, name: str) -> bool:
+    async def _was_recorded(self, run_id: str, name: str) -> bool:
         row = await self._journal.reader.run_by_id(run_id)
         if row is None:
             return False
         history = await self._journal.reader.history(row.pk, run_id)
-        return any(e.kind == HOOK_RECEIVED and e.ref == seq and e.name == name for e in history)
+        return any(e.kind == HOOK_RECEIVED and not e.ref and e.name == name for e in history)
 
 
 def _is_open(run: HotRun, hook: OpenHook) -> bool:

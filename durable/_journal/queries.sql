@@ -263,6 +263,11 @@ FROM hooks JOIN runs ON runs.pk = hooks.run WHERE token_hash = ?;
 -- name: hooks_of_run
 SELECT token_hash, seq, crc FROM hooks WHERE run = ? AND seq > 0 ORDER BY seq;
 
+-- name: received_under
+-- Looks at all events: it is asked after a crash, for many names at once.
+SELECT runs.run_id, events.name FROM events JOIN runs ON runs.pk = events.run
+WHERE events.kind = ? AND events.name IN (SELECT value FROM json_each(?));
+
 -- name: answers_of
 SELECT count(*) FROM events WHERE run = ? AND kind = ? AND ref = ?;
 

@@ -54,7 +54,7 @@ _COUNTS, _MAX_PK = _fetch("counts"), _fetch("max_pk")
 _NEXT_WAKE, _NEXT_EXPIRY = _fetch("next_wake"), _fetch("next_expiry")
 _HOOK_BY_TOKEN, _HOOKS_OF_RUN = _fetch("hook_by_token"), _fetch("hooks_of_run")
 _ANSWERS_OF = _fetch("answers_of")
-_NOT_GOING_ON = _fetch("not_going_on")
+_NOT_GOING_ON, _RECEIVED_UNDER = _fetch("not_going_on"), _fetch("received_under")
 _CHILDREN, _OPEN_BOUND, _ORPHANS = _fetch("children"), _fetch("open_bound_runs"), _fetch("orphans")
 _LAST_SEQ = _fetch("last_seq")
 _REQUESTS = _fetch("requests")
@@ -247,6 +247,11 @@ class Reader:
             if hook_sum(token_hash, pk, seq) != crc:
                 raise _damaged_hook(f"key {pk}")
         return [seq for _, seq, _ in rows]
+
+    async def received_under(self, names: Sequence[str]) -> list[tuple[str, str]]:
+        """Return runs that have got payloads whose events have these names, and the names."""
+        asked = (int(EventKind.HOOK_RECEIVED), json.dumps(names))
+        return await self._ask(lambda conn: conn.execute(_RECEIVED_UNDER, asked).fetchall())
 
     async def count_answers(self, pk: int, kind: int, ref: int) -> int:
         """Return how many events of a kind refer to the event `ref` of a run."""

@@ -61,9 +61,14 @@ async def resume_hook(
 
 
 async def resume(
-    access: Access, token: str | HookInfo, payload: object, key: str | None
+    access: Access,
+    token: str | HookInfo,
+    payload: object,
+    key: str | None,
+    *,
+    again: bool = False,
 ) -> Run[Any]:
-    """Give a hook of one journal its next payload; see `resume_hook`."""
+    """Give a hook of one journal its next payload, perhaps `again`; see `resume_hook`."""
     token = token.token if isinstance(token, HookInfo) else token
     valid_text(token, "hook token")
     encoded = access.payloads.encode(payload, "payload")
@@ -72,7 +77,9 @@ async def resume(
         row = await access.reader.hook(token_hash(token))
         if row is None:
             raise HookNotFoundError(token)
-        fields |= {"run_id": row.run_id, "seq": row.seq}
+        fields["run_id"] = row.run_id
+    if again:
+        fields["again"] = True
     return Run(await (await access.port()).ask("resume_hook", **fields), access)
 
 
@@ -148,7 +155,8 @@ async def get_hook_by_token(token: str) -> HookInfo:
 
 
 async def _resume_in_step(token: str, payload: object, key: str | None) -> str:
-    return (await resume(await current_runtime(), token, payload, key or _step_key())).run_id
+    again, key = get_step_metadata().attempt > 1, key or _step_key()
+    return (await resume(await current_runtime(), token, payload, key, again=again)).run_id
 
 
 async def _send_in_step(run_id: str, name: str, payload: object, key: str | None) -> None:

@@ -49,7 +49,7 @@ REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("wake_up", {"run_id": "stopped", "waits": [1, 2]}),
     ("resume", {"run_id": "failing"}),
     ("ask", {"what": "resume_hook", "fields": {"token": flows.TOKEN, "payload": b"N", "key": "k",
-                                               "run_id": "hooked", "seq": 3}}),
+                                               "run_id": "hooked"}}),
     ("ask", {"what": "send", "fields": {"run_id": "hooked", "name": "box", "payload": b"N",
                                         "key": "k"}}),
     ("ask", {"what": "set_attributes", "fields": {"run_id": "sum", "step": 3, "attempt": 1,
