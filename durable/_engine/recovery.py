@@ -26,6 +26,12 @@ logger = logging.getLogger("durable")
 PAGE_RUNS = 256
 
 
+def is_there(journal: Journal, name: str) -> bool:
+    """Tell whether what a blocked run waits for, a workflow, a step or ``key ID``, is here."""
+    has_key = journal.seals is not None and journal.seals.has_key(name.removeprefix("key "))
+    return has_key or registry.is_registered(name)
+
+
 class Recovery:
     """See the module's docstring.
 
@@ -119,16 +125,11 @@ class Recovery:
             after = page[-1].pk
             for row in page:
                 name = decode_blocked(row.blocked).missing
-                if name is not None and self._is_there(name):
+                if name is not None and is_there(self._journal, name):
                     known.append(row.run_id)
                 elif name is not None:
                     self.missing.setdefault(name, set()).add(row.run_id)
         return known
-
-    def _is_there(self, name: str) -> bool:
-        seals = self._journal.seals
-        has_key = seals is not None and seals.has_key(name.removeprefix("key "))
-        return has_key or registry.is_registered(name)
 
     async def _interrupted(self) -> None:
         while self._interrupted_after is not None and not self._is_full():

@@ -13,10 +13,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-from durable._authoring import registry
 from durable._engine.commands import Commands
 from durable._engine.ends import RecentEnds
 from durable._engine.ports import RunEnd
+from durable._engine.recovery import is_there
 from durable._engine.scheduler import Scheduler
 from durable._journal.attributes import PAUSED, decode_blocked
 from durable._journal.journal import Journal
@@ -34,7 +34,7 @@ class _Waiter(NamedTuple):
 
 
 class Waiters:
-    """See the module's docstring. `resume` lets a run go on whose code has come meanwhile."""
+    """See the module's docstring. `resume` lets a run go on whose code or key has come meanwhile."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Waiters:
         if row.status != BLOCKED:
             return None
         blocked = decode_blocked(row.blocked)
-        if blocked.missing is not None and registry.is_registered(blocked.missing):
+        if blocked.missing is not None and is_there(self._journal, blocked.missing):
             await self._resume(run_id)  # it is about to go on by itself
             return None
         return RunEnd(row, None) if parked and blocked.kind != PAUSED else None

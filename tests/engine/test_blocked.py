@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from durable import Run, Runtime, sleep, step, workflow
+from durable import Encryption, Run, Runtime, sleep, step, workflow
 from durable._authoring import registry
 from durable.errors import JournalCorruptError, WorkflowRunBlockedError
 from durable.testing import VirtualClock
@@ -111,6 +111,28 @@ async def test_run_blocked_in_one_process_goes_on_in_a_later_one_that_knows_the_
     async with opened(journal_path, virtual_clock) as rt:
         await until(lambda: _moved_on(rt, run_id, virtual_clock))
         assert await rt.get_run(run_id).result() == "done"
+
+
+async def test_who_waits_for_a_run_whose_key_is_back_is_not_told_that_it_was_missing(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """Also if they ask at once, before the run was brought back by the opening."""
+    encryption = Encryption(bytes(range(32)))
+    async with crashing(journal_path, virtual_clock, encryption=encryption) as rt:
+        flow = flow_of(_sleep_and_note)
+        ids = [(await rt.start(flow)).run_id for _ in range(6)]  # not all are back at once
+        await quiet(rt)
+    virtual_clock.suspend(20)
+    async with opened(journal_path, virtual_clock) as rt:
+        await quiet(rt)
+        await virtual_clock.advance(0)
+        for run_id in ids:
+            assert (await why_blocked(rt.get_run(run_id))).kind == "sealed"
+    async with opened(journal_path, virtual_clock, encryption=encryption) as rt:
+        waiting = [asyncio.create_task(rt.get_run(run_id).result()) for run_id in ids]
+        for run_id in ids:
+            await until(lambda run_id=run_id: _moved_on(rt, run_id, virtual_clock))
+        assert await asyncio.gather(*waiting) == ["done"] * len(ids)
 
 
 async def _sleep_and_note() -> str:
