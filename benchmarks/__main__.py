@@ -13,7 +13,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import machine, outcome, plot, profile, report, runner, table
+from benchmarks import machine, outcome, plot, profile, report, results, runner, table
 from benchmarks.floors import Durability
 from benchmarks.runner import Pass, Plan
 from benchmarks.workload import Workload
@@ -31,20 +31,15 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["profile"]:
         return profile.main(arguments[1:])
     options = _parser().parse_args(arguments)
+    if options.plot is not None or options.keep:
+        plot.require()
     plan = _plan(options)
     facts = _facts(plan)
     print(table.pairs(facts), flush=True)
     passes = list(runner.perform(plan, _progress))
     _clear_progress()
     _print(passes)
-    if options.plot is not None:
-        plot.draw(outcome.rows(passes), facts, options.plot)
-    if options.markdown is not None:
-        told = f"python -m benchmarks {shlex.join(arguments)}"
-        floors, rows = outcome.floor_rows(passes), outcome.rows(passes)
-        options.markdown.write_text(report.markdown(facts, floors, rows, told))
-    if options.json is not None:
-        options.json.write_text(json.dumps(_data(facts, passes), indent=1))
+    _write(options, arguments, facts, passes)
     return 1 if outcome.failures(passes) else 0
 
 
@@ -57,7 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("workloads", nargs="*", metavar="W", help="names such as W1 W2 idle (default: all)")
     add("--peers", action="store_true", help="the same work on the peers that are installed")
-    add("--peer-python", type=Path, metavar="FILE", help="an interpreter that has the peers")
+    add("--peer-python", type=Path, action="append", default=[], metavar="FILE",
+        help="an interpreter that has peers this one lacks; may be repeated")  # fmt: skip
+    add("--peer-seconds", type=float, default=30.0, metavar="S", help="for a peer's figure: 30")
+    add("--keep", action="store_true", help="write benchmarks/results and README.md's numbers")
     add("--plot", type=Path, metavar="FILE", help="draw the ratios of W1 to W5 as a PNG")
     add("--markdown", type=Path, metavar="FILE", help="write a report there, to be kept")
     add("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -72,45 +70,79 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> Plan:
     default = 1 if options.quick else 3
-    peer_python = str(options.peer_python or sys.executable)
+    pythons = _pythons([sys.executable, *map(str, options.peer_python)]) if options.peers else {}
     return Plan(
-        workloads=_chosen(options.workloads, peers=peer_python if options.peers else None),
+        workloads=_chosen(options.workloads, set(pythons) if options.peers else None),
         durabilities=DURABILITIES[options.durability],
         repeat=default if options.repeat is None else max(1, options.repeat),
         quick=options.quick,
         loop=options.loop,
         directory=machine.scratch_directory() if options.dir is None else options.dir,
-        peer_python=peer_python,
+        pythons=pythons,
+        peer_seconds=options.peer_seconds,
     )
 
 
-def _chosen(names: list[str], *, peers: str | None) -> list[Workload]:
+def _pythons(interpreters: list[str]) -> dict[str, str]:
+    """The first interpreter that has it, by package that a peer requires."""
+    needed = sorted({each.requires for each in registry() if each.requires})
+    found: dict[str, str] = {}
+    for python in reversed(interpreters):
+        found |= dict.fromkeys(machine.versions(needed, python), python)
+    return found
+
+
+def _chosen(names: list[str], there: set[str] | None) -> list[Workload]:
+    """Workloads by their names, and those of peers whose packages are there (None: no peers)."""
     known = registry()
     ours = [workload.name for workload in known if workload.subject == OURS]
     wanted = {name.lower() for name in names or ours}
     unknown = wanted - {name.lower() for name in ours}
     if unknown:
-        there = ", ".join(ours)
-        raise SystemExit(f"no workload named {', '.join(sorted(unknown))}; there are: {there}")
+        names = ", ".join(ours)
+        raise SystemExit(f"no workload named {', '.join(sorted(unknown))}; there are: {names}")
     chosen = [each for each in known if each.name.lower() in wanted]
-    needed = {each.requires for each in chosen if peers is not None and each.requires}
-    versions = {} if peers is None else machine.versions(sorted(needed), peers)
-    for package in sorted(needed - set(versions)):
-        print(f"{package} is not installed, and left out: pip install -e '.[bench]'")
-    chosen = [each for each in chosen if each.subject == OURS or each.requires in versions]
+    if there is not None:
+        for package in sorted({each.requires for each in chosen if each.requires} - there):
+            print(f"{package} is not installed, and left out: see benchmarks/README.md")
+    chosen = [each for each in chosen if each.subject == OURS or each.requires in (there or ())]
     return sorted(chosen, key=lambda each: (ours.index(each.name), each.subject != OURS))
 
 
 def _facts(plan: Plan) -> dict[str, str]:
     size = "a tenth (--quick)" if plan.quick else "full"
     peers = sorted({each.requires for each in plan.workloads if each.requires})
-    versions = machine.versions(peers, plan.peer_python) if peers else {}
+    told = [f"{peer} {machine.versions([peer], plan.pythons[peer])[peer]}" for peer in peers]
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         **machine.describe(plan.directory),
-        "peers": ", ".join(f"{name} {version}" for name, version in versions.items()) or "none",
+        "peers": ", ".join(told) or "none",
         "settings": f"loop {plan.loop}, size {size}, {plan.repeat} repetition(s), else defaults",
     }
+
+
+def _write(
+    options: argparse.Namespace, arguments: list[str], facts: dict[str, str], passes: list[Pass]
+) -> None:
+    """Write what is to be kept, wherever it was asked for."""
+    if options.keep:
+        results.RESULTS.mkdir(exist_ok=True)
+    rows, floors = outcome.rows(passes), outcome.floor_rows(passes)
+    told = f"python -m benchmarks {shlex.join(arguments)}"
+    for path in _places(options, "plot", "table.png"):
+        plot.draw(rows, facts, path)
+    for path in _places(options, "markdown", "table.md"):
+        path.write_text(report.markdown(facts, floors, rows, told))
+    for path in _places(options, "json", "table.json"):
+        path.write_text(json.dumps(_data(facts, passes), indent=1))
+    if options.keep:
+        results.tell_readme(facts, floors, rows)
+
+
+def _places(options: argparse.Namespace, option: str, kept: str) -> list[Path]:
+    asked = getattr(options, option)
+    places = [] if asked is None else [asked]
+    return [*places, results.RESULTS / kept] if options.keep else places
 
 
 def _print(passes: list[Pass]) -> None:
@@ -132,8 +164,11 @@ def _failures(passes: list[Pass]) -> list[str]:
 
 
 def _progress(text: str) -> None:
+    """On a terminal one line that changes; elsewhere a line for all that has ended."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    elif ":" in text:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _clear_progress() -> None:

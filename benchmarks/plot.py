@@ -6,6 +6,7 @@ subjects lie orders of magnitude apart; the goal and the floor are lines in the 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ PANELS = 3  # in a row of panels
 OURS, PEERS = "#2b7a78", "#b0b7bf"
 
 
+def require() -> None:
+    """Raise SystemExit, before anything is measured, when matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit("a picture needs matplotlib: pip install -e '.[bench]'")
+
+
 def draw(rows: Sequence[Row], facts: Mapping[str, str], path: Path) -> None:
-    """Write the picture to `path`; raises SystemExit when matplotlib is not installed."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise SystemExit("--plot needs matplotlib: pip install -e '.[bench]'") from None
+    """Write the picture to `path`."""
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -121,7 +121,7 @@ def _peers(rows: Sequence[Row]) -> str:
         same = ours.get(_what(row))
         if row.workload.subject != OURS and same is not None and row.figure.key != "size":
             name = f"{row.workload.name} {row.workload.title}: {row.figure.title}"
-            faster = _times(_own(row) / _own(same))
+            faster = times(_own(row) / _own(same))
             size = sizes.get(_who(row), "")
             who = row.workload.subject
             body.append((name, row.durability, who, _value(row), size, _value(same), faster))
@@ -133,20 +133,26 @@ def _ahead(rows: Sequence[Row]) -> str:
     body = []
     for (name, key), limit in AHEAD.items():
         same = [row for row in rows if (row.workload.name, row.figure.key) == (name, key)]
-        others = [row for row in same if row.workload.subject not in (OURS, "huey")]
-        if not others:
+        best = best_other(same)
+        if best is None:
             continue
-        best = min(others, key=_own)
         for row in same:
             if row.workload.subject == OURS:
                 times = _own(best) / _own(row)
                 told = f"{best.workload.subject}, {best.durability}"
                 verdict = "met" if times >= limit else "**missed**"
-                body.append((name, row.durability, told, _times(times), f"{limit:g} x", verdict))
+                body.append((name, row.durability, told, times(times), f"{limit:g} x", verdict))
     return grid(("work", "at", "the best other", "ahead by", "goal", ""), body)
 
 
-def _times(ratio: float) -> str:
+def best_other(rows: Iterable[Row]) -> Row | None:
+    """The fastest among the engines that keep histories; Huey, a queue, does not."""
+    others = (row for row in rows if row.workload.subject not in (OURS, "huey"))
+    return min(others, key=_own, default=None)
+
+
+def times(ratio: float) -> str:
+    """A ratio of times."""
     return f"{ratio:,.0f} x" if ratio >= 10 else f"{ratio:.2g} x"
 
 

@@ -1,7 +1,8 @@
 """Performing a plan: floor, workload, floor, workload, floor, each in a fresh process.
 
 Owns the order in time. A shared machine drifts within seconds, so a workload is only
-ever compared with the floors measured immediately before and after it; repetitions
+ever compared with the floors measured immediately before and after it (a peer: with those
+before the peers); repetitions
 are spread over the whole session (all workloads once, then all of them again).
 """
 
@@ -12,14 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from time import perf_counter
 
 from benchmarks.floors import Durability, Samples
 from benchmarks.worker import FLOORS, Request
 from benchmarks.workload import Workload
-from benchmarks.workloads import OURS
 
 TIMEOUT_SECONDS = 900
 
@@ -28,7 +29,8 @@ TIMEOUT_SECONDS = 900
 class Plan:
     """What to measure, in which order of durabilities, how often, and where.
 
-    `peer_python` is the interpreter that peers are installed for.
+    `pythons` tells the interpreter of each package that peers require; `peer_seconds` is the
+    limit of each figure of a peer.
     """
 
     workloads: list[Workload]
@@ -37,7 +39,8 @@ class Plan:
     quick: bool
     loop: str
     directory: Path
-    peer_python: str = sys.executable
+    pythons: Mapping[str, str] = field(default_factory=dict)
+    peer_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -73,30 +76,45 @@ def _round(
     ]
     before = _floors(plan, durability)
     for workload in due:
-        progress(f"{repetition + 1}/{plan.repeat} {durability} {workload.subject} {workload.name}")
+        name = f"{repetition + 1}/{plan.repeat} {durability} {workload.subject} {workload.name}"
+        progress(name)
+        begun = perf_counter()
         samples, error = _attempt(plan, workload, durability)
-        after = _floors(plan, durability)
+        progress(f"{name}: {perf_counter() - begun:.1f} s{' FAILED' if error else ''}")
+        # Peers are told in times; the floors around them serve for the picture only.
+        after = before if workload.requires else _floors(plan, durability)
         yield Pass(workload, durability, before, after, samples, error)
         before = after
 
 
 def _floors(plan: Plan, durability: Durability) -> Samples:
-    return _work(plan, Request(FLOORS, FLOORS, "", "", durability, plan.loop, plan.quick))
+    return _work(plan, _request(plan, durability, FLOORS, FLOORS, ""), sys.executable)
 
 
 def _attempt(plan: Plan, workload: Workload, durability: Durability) -> tuple[Samples, str | None]:
     try:
-        request = Request(
-            workload.name, workload.subject, workload.module, "", durability, plan.loop, plan.quick
-        )
-        return _work(plan, request), None
+        request = _request(plan, durability, workload.name, workload.subject, workload.module)
+        python = plan.pythons[workload.requires] if workload.requires else sys.executable
+        return _work(plan, request, python), None
     except WorkError as failure:
         return {}, str(failure)
 
 
-def _work(plan: Plan, wanted: Request) -> Samples:
+def _request(plan: Plan, durability: Durability, name: str, subject: str, module: str) -> Request:
+    return Request(
+        name=name,
+        subject=subject,
+        module=module,
+        directory="",
+        durability=durability,
+        loop=plan.loop,
+        quick=plan.quick,
+        peer_seconds=plan.peer_seconds,
+    )
+
+
+def _work(plan: Plan, wanted: Request, python: str) -> Samples:
     """Perform one thing in a fresh process in a fresh directory."""
-    python = sys.executable if wanted.subject in (OURS, FLOORS) else plan.peer_python
     place = tempfile.TemporaryDirectory(
         prefix="durable-bench-", dir=plan.directory, ignore_cleanup_errors=True
     )
@@ -111,6 +129,8 @@ def _spawn(request: Request, python: str) -> None:
     command = [python, "-m", "benchmarks.worker", json.dumps(asdict(request))]
     root = str(Path(__file__).absolute().parent.parent)
     environment = os.environ | {"PYTHONPATH": root}
+    # Programs are started from compiled files; W9 measures that, not the compiler.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     try:
         ended = subprocess.run(
             command,

@@ -30,6 +30,7 @@ class Request:
     durability: Durability
     loop: str
     quick: bool
+    peer_seconds: float = 30.0
 
     @property
     def answer(self) -> Path:
@@ -41,10 +42,12 @@ def perform(request: Request) -> Samples:
     """Do the work in this process."""
     directory = Path(request.directory)
     if request.name == FLOORS:
-        return floors.measure(directory, request.durability, request.quick)
+        return floors.measure(directory, request.durability, request.loop, request.quick)
     from benchmarks.workloads import find  # not for floors: they must not load the engine
 
-    settings = Settings(directory, request.durability, request.loop, request.quick)
+    settings = Settings(
+        directory, request.durability, request.loop, request.quick, request.peer_seconds
+    )
     return find(request.name, request.subject, request.module).perform(settings)
 
 

@@ -7,13 +7,12 @@ and never knows its floor's value.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from benchmarks.floors import Durability, Samples
+from benchmarks.floors import Durability, Samples, run_on
 
 T = TypeVar("T")
 
@@ -28,13 +27,14 @@ class Settings:
 
     `directory` is empty and on the measured disk. `loop` is "durable" (what `durable.run`
     takes: uvloop where it is installed), "asyncio" or "uvloop"; `quick` asks for about a
-    tenth of the size.
+    tenth of the size. A figure of a peer is given `peer_seconds`.
     """
 
     directory: Path
     durability: Durability
     loop: str = "durable"
     quick: bool = False
+    peer_seconds: float = 30.0
 
     def size(self, full: int) -> int:
         """`full` operations, or a tenth of them in a quick run."""
@@ -47,14 +47,10 @@ class Settings:
     def run(self, main: Coroutine[object, object, T]) -> T:
         """Run a coroutine on the loop asked for."""
         if self.loop == "durable":
-            import durable  # not for floors and peers, whose processes know nothing of it
+            import durable  # floors and peers, whose processes know nothing of it, use `run_on`
 
             return durable.run(main)
-        if self.loop == "asyncio":
-            return asyncio.run(main)
-        import uvloop  # only where it was asked for
-
-        return uvloop.run(main)
+        return run_on(self.loop, main)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def workload(name: str) -> Workload:
         figures=figures,
         subject="huey",
         requires="huey",
+        once=True,
     )
 
 

@@ -113,6 +113,7 @@ WORKLOADS = (
         ),
         operations=RUNS,
         once=True,
+        durabilities=("full",),
     ),
 )
 
