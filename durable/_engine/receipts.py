@@ -18,7 +18,7 @@ from typing import Any
 
 from durable._engine.commands import Commands
 from durable._engine.payloads import EnginePayloads
-from durable._engine.waiters import to_the_end
+from durable._engine.waiters import shielded
 from durable._journal.journal import Journal
 from durable._journal.records import RunRow
 from durable._replay.events import Event
@@ -71,7 +71,7 @@ class Receipts:
         self._asked.update(dict.fromkeys(names))
         if self._next is None:
             self._next = self._spawn(self._look_through())
-        return await to_the_end(self._next)
+        return await shielded(self._next)
 
     async def _look_through(self) -> Found:
         async with self._one_at_a_time:  # who asks until then is answered by this look, too

@@ -34,7 +34,7 @@ class _Waiter(NamedTuple):
 
 
 class Waiters:
-    """See the module's docstring. `resume` lets a run go on whose code or key has come meanwhile."""
+    """See the module's docstring. `resume` has a run go on whose code or key has come meanwhile."""
 
     def __init__(
         self,
