@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from durable._base.clock import Clock
@@ -57,6 +58,7 @@ from durable._replay.rewound import (
     resumption,
 )
 from durable.errors import (
+    DurableError,
     InternalError,
     RunExistsError,
     RunStateError,
@@ -124,9 +126,7 @@ class Rewinds:
                 if await self._journal.reader.run_by_pk(row.pk) is None:  # expired just now
                     raise WorkflowRunNotFoundError(run_id) from None
                 raise
-            fresh = await self._journal.reader.run_by_pk(row.pk)
-            if fresh is not None:
-                await self._loader.fetch(fresh, resumed=True, fresh=True)
+            await self._load(row)
 
     async def fork(
         self, run_id: str, new_id: str, at: int | str | None, results: list[list[Any]]
@@ -147,7 +147,12 @@ class Rewinds:
         asked = Fork(row, new_id, at, [(key, payload) for key, payload in results])
         made = await fork_run(self._journal, self._payloads, asked, self._clock.wall_us())
         if made is not None:
-            await self._loader.fetch(made, resumed=True, fresh=True)
+            await self._load(made)
+
+    async def _load(self, row: RunRow) -> None:
+        # What was asked for is recorded, and a load that fails sees to the next one itself.
+        with suppress(DurableError):
+            await self._loader.fetch(row, resumed=True, fresh=True)
 
 
 class Fork(NamedTuple):

@@ -13,7 +13,7 @@ import pytest
 
 from durable import Run, get_run, sleep, start, step, workflow
 from durable._journal.high_water import forget_mark
-from durable.errors import JournalError, WorkflowRunNotFoundError
+from durable.errors import JournalError, WorkflowRunFailedError, WorkflowRunNotFoundError
 from durable.testing import VirtualClock, settle
 from tests.engine.rig import (
     Disk,
@@ -276,6 +276,58 @@ async def _events(disk: Disk, run: Any) -> Any:
 
 async def _has_ended(run: Any) -> bool:
     return (await run.status()) != "running"
+
+
+BROKEN: list[str] = []
+
+
+@step(name="moments.fragile", max_retries=0)
+async def fragile() -> str:
+    """Fail while something is broken."""
+    if BROKEN:
+        raise ValueError(BROKEN[0])
+    return "mended"
+
+
+@workflow(name="moments.failing")
+async def failing() -> Any:
+    """One step."""
+    return await fragile()
+
+
+async def fork_from_the_start(run: Run[Any]) -> Run[Any]:
+    """Return a run that goes on from before the step."""
+    return await run.fork("moments.fragile")
+
+
+@pytest.mark.parametrize("again", [Run.retry, fork_from_the_start])
+async def test_what_is_recorded_is_done_though_reading_fails_afterwards(
+    journal_path: Path, virtual_clock: VirtualClock, again: Any
+) -> None:
+    """Who retries or forks a run is told so, and it goes on once the disk can be read."""
+    disk, written = Disk(), list[Request]()
+
+    def fail_reads_after_two_writes(request: Request) -> None:
+        if not request.reads:  # the first is a barrier
+            written.append(request)
+        if request.reads and len(written) >= 2:
+            request.fail(io_error())
+        else:
+            request.perform()
+
+    async with opened(journal_path, virtual_clock, driver=disk) as rt:
+        BROKEN.append("the world")
+        failed = await rt.start(failing)
+        with pytest.raises(WorkflowRunFailedError):
+            await failed.result()
+        BROKEN.clear()
+        await quiet(rt)
+        disk.meddle = fail_reads_after_two_writes
+        run = await again(failed) or failed
+        assert len(written) == 2
+        disk.let_go([])
+        await elapse(rt, virtual_clock, 1)
+        assert await run.result(5) == "mended"
 
 
 # --- closing, and deleting ------------------------------------------------------------
