@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
-from durable._journal.faults import is_disk_fault, translate
+from durable._journal.faults import UnknownOutcomeError, is_disk_fault, translate
 from durable._journal.histories import CURE, read_history, read_last
 from durable._journal.records import HookRow, Request, RunRow
 from durable._journal.row_checksums import hook_sum, request_sum, run_row, shown_row
@@ -322,7 +322,7 @@ class Reader:
                 self._connect_again()
             try:
                 return await self._driver.call(fn)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnknownOutcomeError) as error:
                 if "UTF-8" in str(error):  # a damaged text keeps nobody from the others
                     return await self._driver.call(partial(_leniently, fn))
                 if not again or not is_disk_fault(error):
