@@ -217,7 +217,7 @@ class Reader:
             portion = await self._ask(ask)
             rows += portion.rows
             positions += portion.positions
-            after = portion.resume
+            after = _further(portion.resume, after, order)
             if after is None or len(rows) == limit:
                 return Portion(rows, positions, after)
             entries = min(2 * entries, SCAN_ENTRIES_MAX)
@@ -229,7 +229,7 @@ class Reader:
         while True:
             portion = await self._ask(partial(read_count, selection, after, COUNT_ENTRIES))
             found += portion.found
-            after = portion.resume
+            after = _further(portion.resume, after, "oldest")
             if after is None:
                 return found
 
@@ -374,6 +374,13 @@ class Reader:
 
     def _prepared(self, _: None, error: BaseException | None) -> None:
         self._unprepared = error is not None
+
+
+def _further(place: Position | None, before: Position | None, order: str) -> Position | None:
+    """Return where to go on; an index that leads back would be followed for ever."""
+    if place is None or before is None or (place > before if order == "oldest" else place < before):
+        return place
+    raise JournalCorruptError(f"an index of runs is out of order: {CURE}")
 
 
 def _leniently(fn: Callable[[sqlite3.Connection], T], conn: sqlite3.Connection) -> T:
