@@ -2,7 +2,8 @@
 
 One background task at a time reads pages of runs: first those whose attempts were in
 flight when the last process ended, then those due by now. Sleeping runs stay rows; one
-alarm is set for the earliest of them.
+alarm is set for the earliest of them. A page that leads no further than the one before
+comes from a damaged index, and is the last one: otherwise nobody would ever come to an end.
 """
 
 from __future__ import annotations
@@ -122,7 +123,9 @@ class Recovery:
         known: list[str] = []
         after = 0
         while page := await self._journal.reader.blocked_runs(after):
-            after = page[-1].pk
+            after, before = max(row.pk for row in page), after
+            if after <= before:
+                break
             for row in page:
                 name = decode_blocked(row.blocked).missing
                 if name is not None and is_there(self._journal, name):
@@ -133,13 +136,14 @@ class Recovery:
 
     async def _interrupted(self) -> None:
         while self._interrupted_after is not None and not self._is_full():
-            page = await self._journal.reader.interrupted_runs(self._interrupted_after, PAGE_RUNS)
+            before = self._interrupted_after
+            page = await self._journal.reader.interrupted_runs(before, PAGE_RUNS)
             for row in page:
                 await self._bring(row)
-                self._interrupted_after = row.pk
+                self._interrupted_after = max(self._interrupted_after, row.pk)
                 if self._is_full():
                     return
-            if len(page) < PAGE_RUNS:
+            if len(page) < PAGE_RUNS or self._interrupted_after == before:
                 self._interrupted_after = None
 
     async def _due_by_now(self) -> None:
@@ -151,11 +155,11 @@ class Recovery:
                 if self._is_full():
                     return
                 await self._bring(row)
-            if len(page) < PAGE_RUNS:
+            places = [(row.wake_at, row.pk) for row in page if row.wake_at is not None]
+            after, before = max(places, default=after), after
+            if len(page) < PAGE_RUNS or after <= before:
                 self.leave_behind(await self._journal.reader.next_wake(now))
                 return
-            assert page[-1].wake_at is not None
-            after = (page[-1].wake_at, page[-1].pk)
 
     async def _bring(self, row: RunRow) -> None:
         run = self._scheduler.get(row.run_id)

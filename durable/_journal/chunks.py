@@ -18,6 +18,7 @@ from functools import partial
 from typing import NamedTuple
 from zlib import crc32
 
+from durable._journal.histories import CURE
 from durable._journal.reader import Reader
 from durable._journal.records import RowOp
 from durable._journal.seals import Seals, not_authentic, place_of_chunk
@@ -227,6 +228,8 @@ def _names(pk: int, conn: sqlite3.Connection) -> list[str]:
         names.append("")
     (name,) = conn.execute(_NEXT_STREAM, (pk, "")).fetchone()
     while name is not None:
+        if not isinstance(name, str) or not name.isprintable():
+            raise JournalCorruptError(f"{name!r} is no name of a stream: {CURE}")
         names.append(name)
         (name,) = conn.execute(_NEXT_STREAM, (pk, name)).fetchone()
     return names

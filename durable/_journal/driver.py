@@ -22,13 +22,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 from durable._base.clock import Clock
 from durable._journal import forkguard
+from durable._journal.faults import UnknownOutcomeError
 from durable.errors import ForkedJournalError, JournalError
 
 T = TypeVar("T")
@@ -288,7 +289,7 @@ class InlineDriver:
         self._latency = latency
         self._connection: sqlite3.Connection | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._queue: deque[Callable[[], Callable[[], None]]] = deque()
+        self._queue: deque[tuple[Callable[[], Any], Done[Any]]] = deque()
         self._busy = False
         self._running = True
 
@@ -340,25 +341,29 @@ class InlineDriver:
     def _enqueue(self, work: Callable[[], T], done: Done[T]) -> None:
         if not self._running:
             raise JournalError("the journal is closed: open it again")
-        self._queue.append(lambda: self._outcome(work, done))
+        self._queue.append((work, done))
         self._pump()
-
-    def _outcome(self, work: Callable[[], T], done: Done[T]) -> Callable[[], None]:
-        try:
-            return partial(done, work(), None)
-        except Exception as raised:
-            return partial(done, None, raised)
 
     def _pump(self) -> None:
         assert self._loop is not None
         if self._busy or not self._queue:
             return
         self._busy = True
-        report = partial(self._report, self._queue.popleft()())
+        work, done = self._queue.popleft()
+        result, error, interruption = None, None, None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        except BaseException as raised:  # Ctrl-C: nobody knows how far it had come
+            error, interruption = UnknownOutcomeError("it was interrupted"), raised
+        report = partial(self._report, partial(done, result, error))
         if self._clock is None or self._latency is None:
             self._loop.call_soon(report)
         else:
             self._clock.call_later(self._loop, self._latency(), report)
+        if interruption is not None:
+            raise interruption
 
     def _report(self, deliver: Callable[[], None]) -> None:
         self._busy = False

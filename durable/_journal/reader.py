@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from durable._journal.database import prepare_reader
 from durable._journal.driver import Driver
-from durable._journal.faults import is_disk_fault, translate
+from durable._journal.faults import UnknownOutcomeError, is_disk_fault, translate
 from durable._journal.histories import CURE, read_history, read_last
 from durable._journal.records import HookRow, Request, RunRow
 from durable._journal.row_checksums import hook_sum, request_sum, run_row, shown_row
@@ -217,7 +217,7 @@ class Reader:
             portion = await self._ask(ask)
             rows += portion.rows
             positions += portion.positions
-            after = portion.resume
+            after = _further(portion.resume, after, order)
             if after is None or len(rows) == limit:
                 return Portion(rows, positions, after)
             entries = min(2 * entries, SCAN_ENTRIES_MAX)
@@ -229,7 +229,7 @@ class Reader:
         while True:
             portion = await self._ask(partial(read_count, selection, after, COUNT_ENTRIES))
             found += portion.found
-            after = portion.resume
+            after = _further(portion.resume, after, "oldest")
             if after is None:
                 return found
 
@@ -322,7 +322,7 @@ class Reader:
                 self._connect_again()
             try:
                 return await self._driver.call(fn)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnknownOutcomeError) as error:
                 if "UTF-8" in str(error):  # a damaged text keeps nobody from the others
                     return await self._driver.call(partial(_leniently, fn))
                 if not again or not is_disk_fault(error):
@@ -374,6 +374,13 @@ class Reader:
 
     def _prepared(self, _: None, error: BaseException | None) -> None:
         self._unprepared = error is not None
+
+
+def _further(place: Position | None, before: Position | None, order: str) -> Position | None:
+    """Return where to go on; an index that leads back would be followed for ever."""
+    if place is None or before is None or (place > before if order == "oldest" else place < before):
+        return place
+    raise JournalCorruptError(f"an index of runs is out of order: {CURE}")
 
 
 def _leniently(fn: Callable[[sqlite3.Connection], T], conn: sqlite3.Connection) -> T:

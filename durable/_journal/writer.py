@@ -209,6 +209,10 @@ class Writer:
             if primary_code(raised) == sqlite3.SQLITE_BUSY:
                 return False
             error = raised
+        except BaseException:  # Ctrl-C, here or behind COMMIT: what became of it is looked up
+            unknown = UnknownOutcomeError("it was interrupted")
+            self._loop.call_soon(self._performed, batch, None, unknown)
+            raise
         # Not at once: who has submitted the batch must have finished what he is doing.
         self._loop.call_soon(self._performed, batch, landings, error)
         return True

@@ -13,6 +13,7 @@ import pytest
 from durable._base.clock import SystemClock
 from durable._journal.histories import read_history, read_last
 from durable._journal.journal import Journal
+from durable._journal.reader import _further
 from durable.errors import JournalCorruptError, JournalError
 from tests.journal.rig import (
     Plan,
@@ -234,3 +235,19 @@ async def test_flipped_bits_never_change_what_is_read(journal_path, tmp_path, se
             noticed += 1
         copy.unlink()
     assert noticed > 0
+
+
+@pytest.mark.parametrize(
+    ("order", "on", "back"), [("oldest", (3, 2), (3, 1)), ("newest", (3, 1), (3, 2))]
+)
+def test_index_that_leads_back_is_damage(
+    order: str, on: tuple[int, int], back: tuple[int, int]
+) -> None:
+    """Whoever followed it would never come to an end."""
+    here = (3, 1) if order == "oldest" else (3, 2)
+    assert _further(None, here, order) is None
+    assert _further(here, None, order) == here
+    assert _further(on, here, order) == on
+    for place in (here, back):
+        with pytest.raises(JournalCorruptError, match="out of order"):
+            _further(place, here, order)
