@@ -322,6 +322,8 @@ class Executor:
     def _cut_off(self, attempt: Attempt, error: asyncio.CancelledError) -> None:
         # Somebody else cancelled the task: `asyncio.run` at its end, most likely. Then no
         # later callback runs and the attempt counts as interrupted; else it has failed.
+        if attempt.timeout is not None:
+            attempt.timeout.cancel()
         self._clock.call_later(self._loop, STRAY_SECONDS, lambda: self._fail(attempt, error))
 
     def _sync_done(self, attempt: Attempt) -> Callable[[Any, BaseException | None], None]:

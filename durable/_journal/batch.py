@@ -9,7 +9,7 @@ COMMIT harmless. Everything here runs on the driver's thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -63,8 +63,16 @@ class Tally:
     newest: Row | None = None  # the last event of the batch that was performed
 
 
+def _gladly() -> None:
+    """Let every batch be committed."""
+
+
 def perform(
-    conn: sqlite3.Connection, writes: Sequence[Write], tally: Tally, again: bool = False
+    conn: sqlite3.Connection,
+    writes: Sequence[Write],
+    tally: Tally,
+    again: bool = False,
+    may_commit: Callable[[], None] = _gladly,
 ) -> list[Landing]:
     """Make the writes durable in one transaction; faulty ones are refused singly.
 
@@ -73,20 +81,34 @@ def perform(
         writes: in submission order.
         tally: where statements are counted.
         again: some of the writes may be recorded already.
+        may_commit: called before COMMIT, while nobody else can write; raises an `OSError` if
+            this process must not.
 
     Raises:
         sqlite3.Error, UnknownOutcomeError: the disk's fault; nothing is known to be recorded.
+        OSError: see `may_commit`; nothing is recorded.
     """
+
+    def apply() -> list[Landing]:
+        landings = _apply(conn, writes, tally, again)
+        may_commit()
+        return landings
+
+    def apply_singly() -> list[Landing]:
+        landings = [_apply_alone(conn, write, tally) for write in writes]
+        may_commit()
+        return landings
+
     tally.statements += 2
     tally.newest = None
     try:
-        return transact(conn, lambda: _apply(conn, writes, tally, again))
+        return transact(conn, apply)
     except Exception as error:
         if is_disk_fault(error):
             raise
     tally.statements += 2
     tally.newest = None
-    return transact(conn, lambda: [_apply_alone(conn, write, tally) for write in writes])
+    return transact(conn, apply_singly)
 
 
 def _apply_alone(conn: sqlite3.Connection, write: Write, tally: Tally) -> Landing:

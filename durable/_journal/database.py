@@ -253,6 +253,7 @@ def truncate_wal(conn: sqlite3.Connection) -> None:
 
 def restore(conn: sqlite3.Connection, files: JournalFiles, durability: str) -> None:
     """Bring a new connection to work after a fault: all that it sees is then really on disk."""
+    files.check_owner()
     files.check_database()
     files.rewrite_wal()  # before SQLite reads it: closing a connection that did moves it
     apply_settings(conn, durability)

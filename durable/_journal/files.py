@@ -101,14 +101,17 @@ class JournalFiles:
         """Take the files as they are now for the ones that we hold open."""
         self._opened = (_identity(self.path), _identity(self.wal))
 
-    def check_database(self) -> None:
-        """Raise `FileReplacedError` when the database, or the right to write it, is gone."""
+    def check_owner(self) -> None:
+        """Raise `FileReplacedError` when the right to write to the database is gone."""
         if self.still_owned is not None and not self.still_owned():
             raise FileReplacedError(
                 0,
                 "its lock file was deleted or replaced while it was open, so another process may "
                 "own it by now: close the Runtime and open it again",
             )
+
+    def check_database(self) -> None:
+        """Raise `FileReplacedError` when the database is gone."""
         if _identity(self.path) != self._opened[0]:
             raise FileReplacedError(
                 0,

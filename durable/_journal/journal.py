@@ -113,7 +113,7 @@ class Journal:
                 the process, and a power loss may undo the last seconds.
             driver_factory: makes the drivers; tests and simulations pass their own.
             owner: open for writing; the caller holds the owner lock. False: reading only.
-            still_owned: asked after each COMMIT; False fences the journal, as when somebody
+            still_owned: asked before each COMMIT; False fences the journal, as when somebody
                 has deleted the lock file.
             went_down: the previous owner is known to have ended on request, not by a crash.
 
@@ -254,7 +254,8 @@ class Journal:
         self.marks.close(clean=clean)
         newest = self.writer.high_water.newest()
         self.writer.high_water.close()
-        await _finish(self._driver, partial(_last_statements, clean, newest), self.path)
+        last = partial(_last_statements, self._files, clean, newest)
+        await _finish(self._driver, last, self.path)
         await self._driver.close()
 
     def abandon(self) -> None:
@@ -356,5 +357,8 @@ async def _let_end(copying: asyncio.Task[Backup]) -> None:
         copying.exception()  # seen: who was cancelled does not ask for it
 
 
-def _last_statements(clean: bool, newest: str | None, conn: sqlite3.Connection) -> None:
+def _last_statements(
+    files: JournalFiles, clean: bool, newest: str | None, conn: sqlite3.Connection
+) -> None:
+    files.check_owner()
     finish(conn, clean, newest)

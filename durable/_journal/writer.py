@@ -222,7 +222,7 @@ class Writer:
     ) -> list[Landing]:
         """Runs on the driver's thread, or on the loop's."""
         self._shortcut.prepare(conn, here=here)
-        landings = perform(conn, batch, self._tally, again)
+        landings = perform(conn, batch, self._tally, again, may_commit=self._files.check_owner)
         self._check_files(conn)
         newest = self._tally.newest
         if newest is not None:

@@ -141,6 +141,27 @@ async def test_timeout_of_the_steps_own_making_is_not_taken_for_ours(journal_pat
     assert await result_of(journal_path, calling(impatient)) == "TimeoutError"
 
 
+async def test_attempt_that_cancels_itself_has_no_timeout_left(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """It has ended before its time, though that comes before it counts as failed."""
+    reported: list[Any] = []
+
+    @step(timeout=0.5, max_retries=0)
+    async def gives_up() -> None:
+        raise asyncio.CancelledError
+
+    async with opened(journal_path, virtual_clock) as rt:
+        rt.loop.set_exception_handler(lambda _, context: reported.append(context))
+        run = await rt.start(calling(gives_up))
+        await quiet_but_running(rt)
+        await virtual_clock.advance(0.9)
+        assert await run.status() == "running"
+        await virtual_clock.advance(0.2)
+        assert await run.result() == "StepFailedError"
+    assert reported == []
+
+
 async def test_thread_attempt_is_abandoned_at_its_timeout_and_its_late_result_dropped(
     journal_path: Path, virtual_clock: VirtualClock
 ) -> None:

@@ -180,6 +180,24 @@ async def test_closing_while_the_disk_fails_does_not_hang(journal_path):
         assert not again.clean
 
 
+@pytest.mark.parametrize("vital", [False, True])
+async def test_owner_whose_lock_is_gone_records_nothing_more(journal_path, vital):
+    """Another process may own the journal by then: one more COMMIT would be one too many."""
+    owned, clock = True, StoppedClock()
+    journal = await Journal.open(journal_path, clock=clock, still_owned=lambda: owned)
+    await journal.perform(new_run(journal, "before")[1])
+    owned = False
+    late = asyncio.ensure_future(journal.perform(new_run(journal, "late", vital=vital)[1]))
+    await until(lambda: journal.writer.paused)
+    assert outside(journal_path, "SELECT run_id FROM runs") == [("before",)]
+    await journal.close()
+    with pytest.raises(JournalError, match=r"lock file was deleted|could not be written"):
+        await late
+    assert outside(journal_path, "SELECT run_id FROM runs") == [("before",)]
+    # Nor that it has ended well: the other one may crash.
+    assert outside(journal_path, "SELECT value FROM meta WHERE key = 'clean'") == [(0,)]
+
+
 # --- a disk that is really full -----------------------------------------------------
 
 
