@@ -155,14 +155,23 @@ async def command(
     """
     notice = asyncio.get_running_loop().call_later(patience, _tell_of_waiting, path)
     try:
-        for _ in range(_TRIES):
-            try:
-                async with commanding(path, create=create, encryption=encryption) as port:
-                    return await give(port)
-            except OwnerLostError:
-                continue  # the next owner, or nobody, is given the same
+        return await _repeated(path, give, create, encryption)
     finally:
         notice.cancel()
+
+
+async def _repeated(
+    path: str | os.PathLike[str],
+    give: Callable[[CommandPort], Awaitable[T]],
+    create: bool,
+    encryption: Encryption | None,
+) -> T:
+    for _ in range(_TRIES):
+        try:
+            async with commanding(path, create=create, encryption=encryption) as port:
+                return await give(port)
+        except OwnerLostError:
+            continue  # the next owner, or nobody, is given the same
     raise JournalError(f"the owners of {path} come and go: repeat the command")
 
 

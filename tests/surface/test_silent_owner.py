@@ -12,6 +12,7 @@ import pytest
 
 from durable._surface.bystander import CommandPort, command
 from durable.errors import WorkflowRunNotFoundError
+from tests.engine.rig import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +23,7 @@ from durable import Runtime
 async def main():
     async with Runtime(sys.argv[1]):
         print("open", flush=True)
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
 asyncio.run(main())
 """
@@ -48,8 +49,7 @@ async def test_command_that_waits_for_a_stopped_owner_names_it_and_is_done_later
         assert caplog.messages == []
         os.kill(owner.pid, signal.SIGSTOP)
         asking = asyncio.create_task(command(journal_path, _ask, patience=0.01))
-        while not caplog.messages:
-            await asyncio.sleep(0.01)
+        await until(lambda: caplog.messages)
         os.kill(owner.pid, signal.SIGCONT)
         with pytest.raises(WorkflowRunNotFoundError):
             await asking
