@@ -361,9 +361,16 @@ def _load(payload: bytes | memoryview) -> object:
         # Anything can come out of somebody's __setstate__, SystemExit included.
         if is_from_signal(error):
             raise
+        text = _text(error)
+        cure = "if a class or module was renamed, leave an alias under its old name, then resume"
+        if isinstance(error, AttributeError) and repr(sys.modules.get("__main__")) in text:
+            cure = (
+                "its class belongs to the program that was started then (its __main__): start "
+                "that one again, or import the class here under this name, then resume; keep "
+                "classes in a module that all programs of a journal import"
+            )
         raise PayloadDecodeError(
-            f"a recorded value cannot be loaded: {type(error).__name__}: {_text(error)}; "
-            "if a class or module was renamed, leave an alias under its old name, then resume"
+            f"a recorded value cannot be loaded: {type(error).__name__}: {text}; {cure}"
         ) from error
 
 

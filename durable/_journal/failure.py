@@ -3,8 +3,8 @@
 Owns what the journal keeps of an exception: type name, message, traceback text, notes,
 cause and group members as text, always; and the pickled exception itself, only where a
 trial load gives back the same type, text and arguments. Many exception classes pickle
-and then do not load, or load as something else; such an exception must not break the
-run that recorded it.
+and then do not load, or load as something else; of these the type, arguments and
+attributes are kept, and where that fails as well they must not break the run.
 
 Invariants: `encode_failure` takes any exception without raising because of it, and its
 size is bounded. Exceptions go by reference only, never with code: whether a body's
@@ -30,7 +30,7 @@ from typing import Any, TypedDict, cast
 
 from durable._base.signals import is_from_signal
 from durable._journal.codec import Codec
-from durable.errors import TRACEBACK_NOTE, PayloadDecodeError, RemoteError
+from durable.errors import TRACEBACK_NOTE, PayloadDecodeError, RemoteError, _rebuild
 
 __all__ = ["Failure", "decode_failure", "encode_failure", "preview_failure"]
 
@@ -300,6 +300,25 @@ class _Lean(pickle.Pickler):
         return make, args, {key: each for key, each in state[0].items() if _is_sound(each)}
 
 
+class _Bare(_Lean):
+    """Pickles an exception as its type, arguments and attributes, past its `__init__`.
+
+    Most classes of errors that have an `__init__` want something else than the message
+    which they hand on, so `pickle`, which calls them with the message, cannot load them.
+    """
+
+    def reducer_override(self, obj: object) -> Any:
+        if obj is not self._exc or not _pickles_as_usual(type(obj)):
+            return NotImplemented
+        sound = {key: each for key, each in vars(obj).items() if _is_sound(each)}
+        return _rebuild, (type(obj), self._exc.args), sound
+
+
+def _pickles_as_usual(kind: type[object]) -> bool:
+    own = kind.__reduce__ is not BaseException.__reduce__
+    return not own and kind.__reduce_ex__ is object.__reduce_ex__
+
+
 def _is_sound(value: object) -> bool:
     try:
         pickle.loads(pickle.dumps(value, protocol=5))
@@ -309,15 +328,16 @@ def _is_sound(value: object) -> bool:
     return True
 
 
-def _lean(exc: BaseException) -> bytes:
+def _by(pickler: type[_Lean], exc: BaseException) -> bytes:
     file = io.BytesIO()
-    _Lean(file, exc).dump(exc)
+    pickler(file, exc).dump(exc)
     return file.getvalue()
 
 
 def _trial(exc: BaseException) -> bytes | None:
     """The pickled exception, if loading it gives the same one."""
-    return _checked(exc, partial(pickle.dumps, protocol=5)) or _checked(exc, _lean)
+    ways = (partial(pickle.dumps, protocol=5), partial(_by, _Lean), partial(_by, _Bare))
+    return next(filter(None, (_checked(exc, way) for way in ways)), None)
 
 
 def _checked(exc: BaseException, dump: Callable[[BaseException], bytes]) -> bytes | None:

@@ -12,6 +12,7 @@ counts as such, so the next owner notes the interrupted attempts.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -60,6 +61,8 @@ from durable.errors import (
 )
 
 T = TypeVar("T")
+logger = logging.getLogger("durable")
+
 _TRIES = 5  # of a command whose owner went away while it was being given
 
 
@@ -144,8 +147,25 @@ async def command(
     *,
     create: bool = False,
     encryption: Encryption | None = None,
+    patience: float = 5.0,
 ) -> T:
-    """Give one command to a journal, again if its owner goes away meanwhile; see `commanding`."""
+    """Give one command to a journal, again if its owner goes away meanwhile; see `commanding`.
+
+    Whoever waits at a terminal is told, after `patience` seconds, for which process.
+    """
+    notice = asyncio.get_running_loop().call_later(patience, _tell_of_waiting, path)
+    try:
+        return await _repeated(path, give, create, encryption)
+    finally:
+        notice.cancel()
+
+
+async def _repeated(
+    path: str | os.PathLike[str],
+    give: Callable[[CommandPort], Awaitable[T]],
+    create: bool,
+    encryption: Encryption | None,
+) -> T:
     for _ in range(_TRIES):
         try:
             async with commanding(path, create=create, encryption=encryption) as port:
@@ -153,6 +173,17 @@ async def command(
         except OwnerLostError:
             continue  # the next owner, or nobody, is given the same
     raise JournalError(f"the owners of {path} come and go: repeat the command")
+
+
+def _tell_of_waiting(path: str | os.PathLike[str]) -> None:
+    holder = OwnerLock(canonical_journal_path(path)).holder() or {}
+    if holder.get("pid", os.getpid()) != os.getpid():
+        logger.warning(
+            "waiting for process %s (%s), which has the journal open, and is busy or stopped; "
+            "Ctrl-C gives up, but what was asked may be done all the same",
+            holder["pid"],
+            holder.get("command", "unknown command"),
+        )
 
 
 @asynccontextmanager

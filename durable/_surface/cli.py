@@ -49,17 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.perform(arguments)
         sys.stdout.flush()
     except (DurableError, OSError, ValueError) as error:
-        return _told(error)
+        return _told(error, arguments)
     except KeyboardInterrupt:
         return 130
     return code
 
 
-def _told(error: Exception) -> int:
+def _told(error: Exception, arguments: argparse.Namespace) -> int:
     if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    print(f"durable: {plain(str(error))}", file=sys.stderr)
+    text = str(error)
+    if isinstance(error, FileExistsError) and error.filename is not None:
+        over = ", or give --overwrite" if "overwrite" in arguments else ""
+        text = f"{error.filename} exists already: choose another path{over}"
+    print(f"durable: {plain(text)}", file=sys.stderr)
     return 1
 
 

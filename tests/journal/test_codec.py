@@ -336,6 +336,12 @@ def test_a_missing_class_is_named_with_the_cure() -> None:
         CODEC.decode(payload)
 
 
+def test_class_of_another_program_is_told_from_one_that_was_renamed() -> None:
+    """A class of `__main__` is gone whenever another program opens the journal."""
+    with pytest.raises(PayloadDecodeError, match=r"Vanished.*program that was started then"):
+        CODEC.decode(pickle.GLOBAL.join([b"\x80\x05", b"__main__\nVanished\n."]))
+
+
 def test_a_json_codec_never_unpickles(looked_up: list[object]) -> None:
     """Whoever chose JSON for safety keeps it, also when a row was forged."""
     looked_up.clear()

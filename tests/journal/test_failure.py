@@ -54,8 +54,34 @@ class Opaque:
     """Compares by identity, so a copy never equals it."""
 
 
+class TwoArgumentsError(Exception):
+    """`pickle` cannot load it: `__init__` wants two arguments."""
+
+    def __init__(self, a: str, b: str) -> None:
+        super().__init__(f"{a}{b}")
+        self.parts = [a, b]
+
+
+class KeywordOnlyError(Exception):
+    """`pickle` cannot load it either, and one of its attributes cannot be pickled."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.lock = threading.Lock()
+
+
+class WrapsError(Exception):
+    """`pickle` loads it as "wrapped: wrapped: x"."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"wrapped: {message}")
+
+
 SOUND = [
     ValueError("no"),
+    TwoArgumentsError("a", "b"),
+    KeywordOnlyError(code=3),
+    WrapsError("x"),
     KeyError("k"),
     OSError(2, "No such file", "x"),
     UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
@@ -79,6 +105,7 @@ def test_a_sound_exception_is_rebuilt(exc: Exception) -> None:
     assert back is not exc
     assert len(back.args) == len(exc.args)
     assert failure.message == str(exc) or isinstance(exc.args[0], Opaque)
+    assert getattr(back, "parts", None) == getattr(exc, "parts", None)
     assert failure.error_type == f"{type(exc).__module__}.{type(exc).__qualname__}"
 
 
@@ -102,14 +129,12 @@ def test_attributes_notes_and_traceback_come_along() -> None:
 
 def test_causes_are_rebuilt_or_stood_in_for() -> None:
     """pickle forgets `__cause__`; the envelope does not."""
-    failure = recorded(
-        raised(ValueError("outer"), raised(TwoArgumentsError("a", "b"), KeyError("k")))
-    )
+    failure = recorded(raised(ValueError("outer"), raised(BadReduceError("a"), KeyError("k"))))
     back = failure.rebuild()
     assert isinstance(back, ValueError)
     middle = back.__cause__
     assert isinstance(middle, RemoteError)
-    assert middle.error_type.endswith(".TwoArgumentsError")
+    assert middle.error_type.endswith(".BadReduceError")
     assert isinstance(middle.__cause__, KeyError)
     assert "direct cause" in failure.traceback_text
 
@@ -148,27 +173,6 @@ def test_our_own_frames_are_left_out_of_the_traceback() -> None:
 
 
 # --- exceptions that are not ------------------------------------------------------------
-
-
-class TwoArgumentsError(Exception):
-    """Pickles, but cannot be loaded: `__init__` wants two arguments."""
-
-    def __init__(self, a: str, b: str) -> None:
-        super().__init__(f"{a}{b}")
-
-
-class KeywordOnlyError(Exception):
-    """Loads as something else, or not at all."""
-
-    def __init__(self, *, code: int) -> None:
-        super().__init__(f"code {code}")
-
-
-class WrapsError(Exception):
-    """Loads, but as "wrapped: wrapped: x"."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(f"wrapped: {message}")
 
 
 class BadReduceError(Exception):
@@ -234,9 +238,6 @@ def _holding_a_lambda() -> Exception:
 
 
 UNSOUND: list[Callable[[], BaseException]] = [
-    lambda: TwoArgumentsError("a", "b"),
-    lambda: KeywordOnlyError(code=3),
-    lambda: WrapsError("x"),
     lambda: BadReduceError("x"),
     lambda: BadStrError("x"),
     lambda: ExitsOnLoadError("x"),
@@ -376,7 +377,7 @@ class Batch(ExceptionGroup[Exception]):
 
 def test_a_group_is_rebuilt_member_by_member() -> None:
     """A member that cannot be rebuilt costs neither the group nor its siblings."""
-    members = [ValueError("a"), TwoArgumentsError("b", "c"), ExceptionGroup("in", [KeyError("d")])]
+    members = [ValueError("a"), BadReduceError("b"), ExceptionGroup("in", [KeyError("d")])]
     members[0].add_note("note of a")
     members[0].__cause__ = OSError("why")
     back = recorded(raised(ExceptionGroup("out (1 sub-exception)", members))).rebuild()
@@ -433,7 +434,7 @@ def test_a_class_that_went_missing_is_told_from_one_that_never_loaded() -> None:
     assert gone.rebuild() is None
     with pytest.raises(PayloadDecodeError, match=r"m\.Gone.*alias"):
         gone.rebuild(strict=True)
-    assert recorded(WrapsError("x")).rebuild(strict=True) is None
+    assert recorded(BadReduceError("x")).rebuild(strict=True) is None
 
 
 @pytest.mark.parametrize("value", [None, 3, {}, {"type": "x"}, [1]])

@@ -53,7 +53,8 @@ def test_a_key_file_is_new_and_for_its_owner_alone(
     first, second = read_key_file(file)
     assert capsys.readouterr().out.count(second.id) == 1
     assert first.id != second.id
-    assert main(["keygen", str(file)]) == 1  # it exists
+    assert main(["keygen", str(file)]) == 1
+    assert capsys.readouterr().err == f"durable: {file} exists already: choose another path\n"
     assert read_key_file(file)[0].id == first.id
 
 

@@ -187,7 +187,8 @@ def test_backup_tells_what_it_holds(journal: Path, command: Command, tmp_path: P
     assert code == 0
     assert out.startswith(f"{copy}: 7 runs, ")
     assert out.endswith("all checked\n")
-    assert command("backup", str(copy))[0] == 1
+    told = f"durable: {copy} exists already: choose another path, or give --overwrite\n"
+    assert command("backup", str(copy)) == (1, "", told)
     assert command("backup", str(copy), "--overwrite")[0] == 0
     assert command("runs", "--count", db=copy)[1] == "7\n"
 
