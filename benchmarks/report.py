@@ -138,10 +138,10 @@ def _ahead(rows: Sequence[Row]) -> str:
             continue
         for row in same:
             if row.workload.subject == OURS:
-                times = _own(best) / _own(row)
+                ahead = _own(best) / _own(row)
                 told = f"{best.workload.subject}, {best.durability}"
-                verdict = "met" if times >= limit else "**missed**"
-                body.append((name, row.durability, told, times(times), f"{limit:g} x", verdict))
+                verdict = "met" if ahead >= limit else "**missed**"
+                body.append((name, row.durability, told, times(ahead), f"{limit:g} x", verdict))
     return grid(("work", "at", "the best other", "ahead by", "goal", ""), body)
 
 

@@ -24,6 +24,7 @@ SHORT = {
     ("W3", "step"): ("1000 runs of 5 steps at once, each", "S"),
     ("W4", "step"): ("gather of 1000 steps, each", "S"),
 }
+ALL = "[all figures](benchmarks/results/table.md):"
 HEAD = ("what", "durable", "in floors", "of it without an engine", "best other engine", "ahead by")
 
 
@@ -41,8 +42,7 @@ def short(facts: Mapping[str, str], floors: Sequence[FloorRow], rows: Sequence[R
     f1, task = seconds(at_full["F1"].p50), seconds(at_full["T"].p50)
     cores = facts["processor"].split(" x ")[0]
     told = (
-        f"At `full`, {cores} cores, {facts['date'][:10]}; F1, a raw COMMIT, took {f1}, T, an "
-        f"asyncio task, {task}\n([all figures, and what is missed](benchmarks/results/table.md)):"
+        f"At `full`, {cores} cores; a raw COMMIT (F1) took {f1}, an asyncio task (T) {task}; {ALL}"
     )
     return f"{told}\n\n{grid(HEAD, [_line(key, at_full, rows) for key in SHORT])}"
 
