@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from benchmarks.floors import Durability
 from benchmarks.outcome import FloorRow, Row, Verdict
 from benchmarks.spread import Spread
 from benchmarks.table import amount, seconds
@@ -100,15 +101,15 @@ def _limit(row: Row, verdict: Verdict) -> str:
 
 # --- peers ------------------------------------------------------------------------------
 
-# How many times faster than the fastest other engine this is to be.
-AHEAD = {
-    ("W1", "latency"): 6.0,
-    ("W2", "step"): 8.0,
-    ("W3", "step"): 250.0,
-    ("W4", "step"): 200.0,
-    ("W5", "gathered"): 50.0,
-    ("W9", "first"): 3.0,
-    ("W10", "step"): 1.0,
+# How many times faster than the fastest other engine this is to be, at full and at process.
+AHEAD: dict[tuple[str, str], dict[Durability, float]] = {
+    ("W1", "latency"): {"full": 6.0, "process": 6.0},
+    ("W2", "step"): {"full": 8.0, "process": 20.0},
+    ("W3", "step"): {"full": 250.0, "process": 250.0},
+    ("W4", "step"): {"full": 200.0, "process": 200.0},
+    ("W5", "gathered"): {"full": 50.0, "process": 50.0},
+    ("W9", "first"): {"full": 3.0, "process": 3.0},
+    ("W10", "step"): {"full": 1.0, "process": 1.0},
 }
 
 
@@ -131,17 +132,17 @@ def _peers(rows: Sequence[Row]) -> str:
 def _ahead(rows: Sequence[Row]) -> str:
     """Beside the fastest of the other engines, which is whoever keeps histories."""
     body = []
-    for (name, key), limit in AHEAD.items():
+    for (name, key), limits in AHEAD.items():
         same = [row for row in rows if (row.workload.name, row.figure.key) == (name, key)]
         best = best_other(same)
         if best is None:
             continue
         for row in same:
             if row.workload.subject == OURS:
-                times = _own(best) / _own(row)
+                ahead, limit = _own(best) / _own(row), limits[row.durability]
                 told = f"{best.workload.subject}, {best.durability}"
-                verdict = "met" if times >= limit else "**missed**"
-                body.append((name, row.durability, told, times(times), f"{limit:g} x", verdict))
+                verdict = "met" if ahead >= limit else "**missed**"
+                body.append((name, row.durability, told, times(ahead), f"{limit:g} x", verdict))
     return grid(("work", "at", "the best other", "ahead by", "goal", ""), body)
 
 

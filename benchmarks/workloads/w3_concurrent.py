@@ -13,6 +13,15 @@ from durable import Runtime, step, workflow
 RUNS = 1000
 STEPS = 5
 
+# Counted in instructions (callgrind; T = 46,660), which load does not change.
+WHY = (
+    "a step with its fifth of a run takes 8.5 T of instructions (0.9 T in SQLite); "
+    "without any engine it takes S, 1.15 T. A step costs what W4's does, 4.6 T; the other 19 T of "
+    "a run are arguments bound, an id, a row with its indexes, a body with its loop and task, a "
+    "handle, its end, its result. While the journal's thread writes, it and the loop take turns "
+    "at the interpreter's lock, and the collector goes through all that 1000 live runs hold."
+)
+
 
 @step
 async def add(number: int, other: int) -> int:
@@ -51,7 +60,7 @@ WORKLOADS = (
         title="1000 concurrent runs x 5 steps",
         perform=lambda settings: settings.run(measure(settings)),
         figures=(Figure("step", "per step", floor="T", statistic="mean"),),
-        bars=(Bar("step", 7.0), Bar("step", 2.0, stage="goal")),
+        bars=(Bar("step", 7.0), Bar("step", 2.0, stage="goal", why=WHY)),
         operations=RUNS * STEPS,
     ),
 )

@@ -6,7 +6,8 @@ pays for its own way through timers, scheduler and body.
 
 An event is the payload of a hook: from the call of `resume_hook` until that returns, which
 means that the payload is recorded, and until the step begins that the body calls next,
-which means that what the body decided is recorded too.
+which means that what the body decided is recorded too. The next event comes when all of that
+is over: what is measured is an event's way, not its queue.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ async def events(runtime: Runtime, settings: Settings) -> Samples:
         await resume_hook(TOKEN, number)
         returned.append(perf_counter())
         while len(acted) <= number:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0001)
+        await asyncio.sleep(APART_SECONDS)  # until what the step returned is recorded
     await run.result()
     return {
         "recorded": [end - begin for begin, end in zip(called, returned, strict=True)][1:],

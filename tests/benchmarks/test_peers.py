@@ -55,7 +55,7 @@ def test_fast_peer_does_the_same_work_as_we_do(name: str, tmp_path: Path) -> Non
     """Limits of time shorten the work of slow engines only."""
     started: list[tuple[str, int]] = []
     (workload,) = (each for each in workloads(toy(started)) if each.name == name)
-    samples = workload.perform(Settings(tmp_path, "full"))
+    samples = workload.perform(Settings(tmp_path, "full", "asyncio"))
     assert {figure.key for figure in workload.figures} == set(samples)
     full = {"W1": 100, "W2": 1000, "W3": 1000, "W4": 1000, "W5": 10_000}[name]
     assert samples["size"] == [full]
@@ -110,7 +110,7 @@ def test_peers_share_names_and_figures_with_us() -> None:
     }
     assert theirs <= ours
     assert {each.requires for each in everything if each.subject != OURS} == {
-        "dbos", "edda-framework", "huey", "prefect", "vercel-workflow"
+        "dbos", "edda-framework", "huey", "prefect", "python-durable", "vercel-workflow"
     }  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_worker_performs_a_workload_in_a_process_of_its_own(tmp_path: Path) -> N
     """What it measured is in the file that the request names."""
     request = {
         "name": "W4", "subject": OURS, "module": "w4_gather", "directory": str(tmp_path),
-        "durability": "process", "loop": "asyncio", "quick": True,
+        "durability": "process", "loop": "asyncio", "quick": True, "peer_seconds": 1.0,
     }  # fmt: skip
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps(request)]
     subprocess.run(command, cwd=ROOT, check=True)

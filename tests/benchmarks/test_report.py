@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks import outcome, report
+from benchmarks import outcome, report, results
 from benchmarks.runner import Pass
 from benchmarks.workload import Bar, Figure, Settings, Workload
+
+ROOT = Path(__file__).parents[2]
 
 
 def unused(settings: Settings) -> dict[str, list[float]]:
@@ -14,16 +18,16 @@ def unused(settings: Settings) -> dict[str, list[float]]:
     raise AssertionError(settings)
 
 
-def work(subject: str, *bars: Bar) -> Workload:
+def work(subject: str, *bars: Bar, name: str = "W4", key: str = "step") -> Workload:
     """Return a workload that is measured in T."""
-    figures = (Figure("step", "per step", "T", "mean"), Figure("size", "so many", unit="count"))
-    return Workload("W4", "gather of steps", unused, figures, bars, subject=subject)
+    figures = (Figure(key, "per step", "T", "mean"), Figure("size", "so many", unit="count"))
+    return Workload(name, "gather of steps", unused, figures, bars, subject=subject)
 
 
 def passed(workload: Workload, seconds: float, size: float = 1000.0) -> Pass:
     """Return a pass between floors of 10 us."""
-    floors = {"F1": [1e-3], "F1g": [1e-5], "T": [1e-5]}
-    samples = {"step": [seconds], "size": [size]}
+    floors = {"F1": [1e-3], "F1t": [2e-3], "F1g": [1e-5], "T": [1e-5], "S": [1.5e-5]}
+    samples = {workload.figures[0].key: [seconds], "size": [size]}
     return Pass(workload, "full", floors, floors, samples, None)
 
 
@@ -72,3 +76,24 @@ def test_queue_without_histories_is_no_rival_engine() -> None:
     )
     (against,) = (line for line in lines(text, "W4 |"))
     assert against == ["W4", "full", "dbos, full", "400 x", "200 x", "met"]
+
+
+def test_numbers_of_the_readme_keep_their_number_of_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a limit; and the short table is found and replaced as often as one likes."""
+    readme = tmp_path / "README.md"
+    readme.write_text(results.README.read_text())
+    monkeypatch.setattr(results, "README", readme)
+    passes = [
+        passed(work(subject, name=name, key=key), seconds)
+        for subject, seconds in (("durable", 20e-6), ("dbos", 8e-3))
+        for name, key in results.SHORT
+    ]
+    facts = {"processor": "2 x Some", "date": "2026-01-02 03:04 UTC"}
+    for _ in range(2):
+        results.tell_readme(facts, outcome.floor_rows(passes), outcome.rows(passes))
+    after = readme.read_text()
+    assert len(after.splitlines()) == len((ROOT / "README.md").read_text().splitlines())
+    (gathered,) = lines(after, "gather of 1000")
+    assert gathered[1:] == ["20 us", "2.0 T", "1.5 T", "dbos: 8 ms", "400 x"]

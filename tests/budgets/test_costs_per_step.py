@@ -204,6 +204,62 @@ async def test_gathered_steps_share_commits_and_statements(journal_path: Path) -
     assert costs.statements <= steps / 5
 
 
+# Bytes that go to the -wal per step, between the sizes; a page there takes 4,120. A lone COMMIT
+# writes one page at least. The half more: a step's two rows fill a page within some thirty
+# steps, and each page that is new or split takes its parent and its neighbour along.
+# Gathered steps share pages and COMMITs: little more is written than is kept.
+WRITTEN: list[tuple[str, Work, tuple[int, int], int]] = [
+    ("W2, one after the other", sequential, (20, 120), 6_300),
+    ("W4, gathered", gathered, (100, 600), 200),
+]
+
+
+@pytest.mark.parametrize(("name", "work", "sizes", "budget"), WRITTEN)
+async def test_bytes_written_per_step_stay_within_their_budget(
+    journal_path: Path, durability: str, name: str, work: Work, sizes: tuple[int, int], budget: int
+) -> None:
+    """What a COMMIT sends to the disk, before any of it is brought home."""
+    wal = Path(f"{journal_path}-wal")
+    async with Runtime(journal_path, durability=durability) as rt:
+        await work(rt, sizes[0])
+        before = wal.stat().st_size
+        await work(rt, sizes[0])
+        middle = wal.stat().st_size
+        await work(rt, sizes[1])
+        after = wal.stat().st_size
+    each = ((after - middle) - (middle - before)) / (sizes[1] - sizes[0])
+    assert 0 < each <= budget, f"{name}: {each:.0f} bytes per step"
+
+
+async def test_bytes_kept_per_step_stay_within_their_budget(tmp_path: Path) -> None:
+    """Two rows of small values: payloads 2 x 15, checksums 2 x 9, the rest keys and B-tree."""
+    sizes = []
+    for steps in (100, 1100):
+        path = tmp_path / f"{steps}.db"
+        async with Runtime(path) as rt:
+            await gathered(rt, steps)
+        sizes.append(path.stat().st_size)
+    each = (sizes[1] - sizes[0]) / 1000
+    assert 0 < each <= 138, f"{each:.0f} bytes per step"
+
+
+async def test_one_step_run_costs_two_commits(journal_path: Path, durability: str) -> None:
+    """W1: the run with its first step's call, and the step's outcome with the run's."""
+    options: Any = {"durability": durability, "driver": CountingDriver}
+    async with Runtime(journal_path, **options) as rt:
+        await sequential(rt, 1)
+        with counting(rt) as costs:
+            for _ in range(20):
+                await sequential(rt, 1)
+    assert costs.commits == 2 * 20
+    # One more if the writer's upkeep has come due meanwhile.
+    assert costs.hand_overs - (2 * 20 if durability == "full" else 0) in (0, 1)
+    # As in W2, and what a run takes: arguments bound, an id drawn, a row and a handle made, a
+    # body prepared, its end recorded, who waits for it told; at `process` the SQL, too.
+    budget = 380 if durability == "full" else 470
+    assert costs.calls / 20 <= budget * MARGIN, explain(costs, 20)
+
+
 async def test_start_of_many_runs_takes_one_commit(journal_path: Path) -> None:
     """Runs, their first events: one transaction."""
     async with Runtime(journal_path) as rt:
