@@ -54,6 +54,7 @@ MARKS: dict[str, frozenset[str]] = {
     "killed once": _T2,
     "killed twice": _T2,
     "killed four times": _T2,
+    "killed twelve times": _T2,
     "an attempt was cut off and made again": _T2_T3,
     "a step had ended, was not on record and ran again": _T2_T3,
     "something acked was asked for again": _T2_T3,

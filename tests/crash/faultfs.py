@@ -10,8 +10,8 @@ behind can be built (see `states`).
 
 Unmodified `sqlite3` and `aiosqlite` use it, either for one file by a URI
 (``file:/x/app.db?vfs=faultfs``) or for every file opened afterwards (``default=True``).
-Locks and shared memory go to the real VFS untouched. Operations on other threads
-are numbered in the order in which they arrive here.
+Shared memory goes to the real VFS untouched, and so do reads and locks unless the armed fault
+counts them. Operations on other threads are numbered in the order in which they arrive here.
 
 It does not lie about success: what it reports as done has been done.
 """
@@ -171,7 +171,7 @@ class FaultFS:
         self._fault: Fault | None = None
         self._lock = threading.Lock()
         self._files: dict[int, str] = {}  # address of the sqlite3_file -> path
-        self._methods: dict[int, _Methods] = {}  # address of the original -> our copy
+        self._methods: dict[int, _Wrapped] = {}  # address of the original -> our copy
         self._register(default)
 
     # --- what tests call ---
@@ -180,11 +180,13 @@ class FaultFS:
         """Restart the count and let `fault` happen at its operation."""
         with self._lock:
             self._fault, self.fired, self.count = fault, 0, 0
+            self._aim()
 
     def disarm(self) -> None:
         """End the fault: the disk works again. `count` and `fired` stay readable."""
         with self._lock:
             self._fault = None
+            self._aim()
 
     def record(self) -> list[Op]:
         """Begin a recording, and return the list that it fills from now on."""
@@ -305,25 +307,38 @@ class FaultFS:
         opened = _File.from_address(file)
         if result == OK and name and flags & JOURNAL_FILES and opened.pMethods:
             self._files[file] = os.fsdecode(ctypes.string_at(name))
-            opened.pMethods = ctypes.addressof(self._wrapped(opened.pMethods))
+            with self._lock:
+                opened.pMethods = self._wrapped(opened.pMethods).address
+                self._aim()
         return result
 
     # --- installation ---
 
-    def _wrapped(self, address: int) -> _Methods:
+    def _wrapped(self, address: int) -> _Wrapped:
         """Return our copy of the method table at `address`, made once per table."""
         if address not in self._methods:
             methods = _Methods.from_buffer_copy(_Methods.from_address(address))
             raw = _Raw(methods)
-            methods.xRead = _pointer(_WRITE, lambda *a: self._read(raw, *a))
             methods.xWrite = _pointer(_WRITE, lambda *a: self._write(raw, *a))
             methods.xSync = _pointer(_SYNC, lambda *a: self._sync(raw, *a))
             methods.xTruncate = _pointer(_TRUNCATE, lambda *a: self._truncate(raw, *a))
-            methods.xLock = _pointer(_LOCK, lambda *a: self._lock_file(raw, *a))
+            rare = [
+                ("read", "xRead", _pointer(_WRITE, lambda *a: self._read(raw, *a))),
+                ("lock", "xLock", _pointer(_LOCK, lambda *a: self._lock_file(raw, *a))),
+            ]
             if methods.xShmLock:
-                methods.xShmLock = _pointer(_SHM_LOCK, lambda *a: self._lock_shm(raw, *a))
-            self._methods[address] = methods
+                locks = _pointer(_SHM_LOCK, lambda *a: self._lock_shm(raw, *a))
+                rare.append(("lock", "xShmLock", locks))
+            ways = [_Way(kind, name, getattr(methods, name), ours) for kind, name, ours in rare]
+            self._methods[address] = _Wrapped(methods, ways)
         return self._methods[address]
+
+    def _aim(self) -> None:
+        """Lead reads and locks through here only if they count: each such detour is slow."""
+        counted = self._fault.only if self._fault else CHANGES
+        for methods, ways in self._methods.values():
+            for kind, name, original, ours in ways:
+                setattr(methods, name, ours if kind in counted else original)
 
     def _register(self, default: bool) -> None:
         library = _load_library()
@@ -345,6 +360,27 @@ class FaultFS:
         if code != OK:
             raise RuntimeError(f"sqlite3_vfs_register answered {code}")
         _keep_for_ever(self)
+
+
+class _Way(NamedTuple):
+    """A method by which an operation of a kind goes: the original one, and ours."""
+
+    kind: str
+    name: str
+    original: int
+    ours: int | None
+
+
+class _Wrapped(NamedTuple):
+    """Our copy of a table of methods, and those in it that are ours only now and then."""
+
+    methods: _Methods
+    ways: list[_Way]
+
+    @property
+    def address(self) -> int:
+        """Where SQLite finds it."""
+        return ctypes.addressof(self.methods)
 
 
 class _Raw:

@@ -17,6 +17,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -112,13 +113,24 @@ class ForkServer:
 
 def serve() -> None:
     """Answer requests until stdin ends."""
-    from tests.crash import faultfs, player  # noqa: F401 - imported before the first fork
+    from tests.crash import faultfs, player, states  # noqa: F401 - before the first fork
 
+    _warm_up()  # on the disk as it is: the other one knows the files of trials alone
     faultfs.install(default=True)
     gc.freeze()  # or a child's collector would write to all that it shares with us
     for line in sys.stdin:
         request = Request(**json.loads(line))
         print(json.dumps(asdict(_fork(request))), flush=True)
+
+
+def _warm_up() -> None:
+    """Do once what is slow the first time, or each child would do it for itself alone."""
+    from tests.crash import player
+
+    with tempfile.TemporaryDirectory() as place:
+        for phase in (1, 2):  # a journal that is created, and one that is there
+            ledger = Path(place) / f"ledger.{phase}"
+            asyncio.run(player.play("sequential", f"{place}/app.db", ledger, []))
 
 
 def _fork(request: Request) -> Outcome:

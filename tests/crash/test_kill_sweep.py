@@ -83,3 +83,13 @@ def test_a_step_that_is_taken_for_a_killer_is_set_aside_and_goes_on_when_asked(
         faults = KINDS[chosen.kind].faults(chosen, seed)
         seen |= death_trial(server, chosen.scenario, place / str(seed), faults).seen
     assert "a step was set aside after three deaths, and its run resumed" in seen
+
+
+@pytest.mark.parametrize("kind", ["kill twelve times", "kill twelve times at facts"])
+def test_a_process_that_dies_a_dozen_times_comes_to_its_end(
+    kind: str, server: ForkServer, place: Path
+) -> None:
+    """One dies after the other, most of them while they recover; then one is let live."""
+    chosen = Place(kind, "sequential", 12, 0)
+    ended = death_trial(server, chosen.scenario, place / "loop", KINDS[kind].faults(chosen, SEED))
+    assert ended.deaths == 12

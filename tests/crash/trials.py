@@ -62,7 +62,7 @@ def trial(place: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        notes = [f"{p.name}:\n{p.read_text()}" for p in sorted(place.glob("[le]*.[0-9]"))]
+        notes = [f"{p.name}:\n{p.read_text()}" for p in sorted(place.glob("[le]*.[0-9]*"))]
         text = "\n".join([f"{what}: {error}", f"kept in {place}", *notes])
         raise PromiseBrokenError(text, getattr(error, "verdict", "broken")) from error
     shutil.rmtree(place)
