@@ -95,6 +95,7 @@ class Families:
         self._waiting: dict[str, dict[tuple[str, int], HotRun]] = {}
         self._asleep: dict[str, dict[str, None]] = {}
         self._unsure: dict[str, None] = {}  # waited for, and perhaps ended already
+        self._doubted: set[tuple[str, int]] = set()  # the steps that wait for these
         self._looking = False
         self._hot: set[str] = set()
         self._closed = False
@@ -123,6 +124,8 @@ class Families:
             self._asleep[awaited].pop(run.run_id, None)
         if self._scheduler.get(awaited) is None:
             self._unsure[awaited] = None
+            self._doubted.add((run.run_id, seq))
+            run.doubts += 1
             self._look()
 
     def _look(self) -> None:
@@ -140,11 +143,26 @@ class Families:
                     del self._unsure[awaited]  # who comes to wait meanwhile asks anew
                 for awaited in await self._journal.reader.not_going_on(some):
                     await self._look_up_one(awaited)
+                for awaited in some:
+                    self._goes_on(awaited)
         except DurableError as error:
             self._unsure.update(dict.fromkeys(some))
             self._later(error, self._look_up)
         finally:
             self._looking = False
+
+    def _goes_on(self, awaited: str) -> None:
+        """Let the runs leave memory that wait for a run of which nothing is to be told now."""
+        if awaited in self._unsure:
+            return  # somebody has come to wait meanwhile
+        for (_, seq), run in list(self._waiting.get(awaited, {}).items()):
+            self._be_sure(run, seq)
+            self._scheduler.settled(run)
+
+    def _be_sure(self, run: HotRun, seq: int) -> None:
+        if (run.run_id, seq) in self._doubted:
+            self._doubted.discard((run.run_id, seq))
+            run.doubts -= 1
 
     async def _look_up_one(self, awaited: str) -> None:
         try:
@@ -173,6 +191,7 @@ class Families:
 
     def _no_more(self, run: HotRun, seq: int) -> None:
         run.awaiting.pop(seq, None)
+        self._be_sure(run, seq)
         if not run.awaiting:
             self._hot.discard(run.run_id)
 

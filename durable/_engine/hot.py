@@ -22,8 +22,8 @@ class HotRun:
 
     __slots__ = (
         "acks", "alarms", "attempts", "awaiting", "begins_at", "birth", "body", "born",
-        "definition", "feeds", "gone", "grace_ends", "inbox", "loading", "paused", "row", "run_id",
-        "scheduled", "state", "successor", "unsaved",
+        "definition", "doubts", "feeds", "gone", "grace_ends", "inbox", "loading", "paused", "row",
+        "run_id", "scheduled", "state", "successor", "unsaved",
     )  # fmt: skip
 
     def __init__(self, row: RunRow, definition: object = None) -> None:
@@ -38,6 +38,7 @@ class HotRun:
         self.attempts: dict[int, Any] = {}
         self.feeds: dict[int, Any] = {}  # streams of iterated generator steps, by their step
         self.awaiting: dict[int, str] = {}  # runs that its steps wait for
+        self.doubts = 0  # how many of these may have ended before
         self.birth: Write | None = None  # the write that creates the run, until it is submitted
         self.born = True  # False until the write that creates the run is durable
         self.grace_ends: float | None = None  # by the boot clock, if its end is asked for now
@@ -73,9 +74,12 @@ class HotRun:
         return self.body is not None and any(s.running for s in self.body.steps.values())
 
     def _only_waits_for_runs(self) -> bool:
-        # One with alarms of its own stays: its row does not say when it is due.
+        # One with alarms of its own stays: its row does not say when it is due. So does one that
+        # is about to hear of an end: it would have to be brought back at once.
         body = self.body
-        return body is not None and not self.alarms and len(body.steps) == len(self.awaiting)
+        if self.alarms or self.doubts:
+            return False
+        return body is not None and len(body.steps) == len(self.awaiting)
 
     def drop(self, reason: Exception | None = None) -> None:
         """Let go of the body and everything armed for it; `reason` is told to who waits."""

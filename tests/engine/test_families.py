@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from durable import Run, sleep, start, start_many, step, workflow
+from durable import Run, continue_as_new, receive, sleep, start, start_many, step, workflow
 from durable._authoring import registry
 from durable.errors import RunConflictError
 from durable.testing import VirtualClock
-from tests.engine.rig import crashing, make, opened, until, without_workflow
+from tests.engine.rig import crashing, make, opened, quiet, until, without_workflow
 
 
 @step
@@ -51,6 +51,34 @@ async def test_parents_that_wait_leave_room_for_their_children(journal_path: Pat
     async with rt:
         runs = await rt.start_many(parent, [(n,) for n in range(40)])
         assert [await run.result(timeout=10) for run in runs] == list(range(40))
+
+
+@workflow(name="families.waits_for_word")
+async def waits_for_word(left: int = 2) -> Any:
+    """Return what is sent, as the last run of a chain."""
+    word = await receive("word") if left == 2 else left
+    if left:
+        continue_as_new(left - 1)
+    return word
+
+
+@workflow(name="families.starts_two")
+async def starts_two(name: str) -> list[Any]:
+    """Wait for two children at once."""
+    names = [f"{name}-{number}" for number in range(2)]
+    runs = [await start(waits_for_word.options(run_id=each)) for each in names]
+    return list(await asyncio.gather(*(run.result() for run in runs)))
+
+
+async def test_waiting_parents_do_not_drive_each_other_out_of_memory(journal_path: Path) -> None:
+    """One that is brought back stays until it has heard of the ends that brought it back."""
+    async with opened(journal_path, idle_runs=1) as rt:
+        runs = [await rt.start(starts_two, f"p{number}") for number in range(6)]
+        await quiet(rt)
+        for child_number in range(2):
+            for number in range(6):
+                await rt.send(f"p{number}-{child_number}", "word", child_number)
+        assert [await run.result(timeout=10) for run in runs] == [[0, 0]] * 6
 
 
 @workflow(name="families.late")
