@@ -1,19 +1,21 @@
 """Performing a plan: floor, workload, floor, workload, floor, each in a fresh process.
 
 Owns the order in time. A shared machine drifts within seconds, so a workload is only
-ever compared with the floors measured immediately before and after it (a peer: with those
-before the peers); repetitions
-are spread over the whole session (all workloads once, then all of them again).
+ever compared with the floors measured immediately before and after it (a peer with those
+before all peers); repetitions are spread over the whole session (all workloads once, then
+all of them again).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -131,18 +133,26 @@ def _spawn(request: Request, python: str) -> None:
     environment = os.environ | {"PYTHONPATH": root}
     # Programs are started from compiled files; W9 measures that, not the compiler.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    try:
-        ended = subprocess.run(
+    # Into a file: a server that a peer leaves behind would keep a pipe open. And with a group
+    # of its own, so that such a server ends with the work that began it.
+    said = Path(request.directory) / "said.txt"
+    with said.open("wb") as output:
+        process = subprocess.Popen(
             command,
-            check=False,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=TIMEOUT_SECONDS,
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired as expired:
-        raise WorkError(f"{request.name} did not end in {TIMEOUT_SECONDS} s") from expired
-    if ended.returncode != 0 or not request.answer.exists():
-        said = ended.stdout.decode(errors="replace").strip()
-        raise WorkError(f"{request.name} ended with code {ended.returncode}:\n{said}")
+        try:
+            code = process.wait(TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired as expired:
+            raise WorkError(f"{request.name} did not end in {TIMEOUT_SECONDS} s") from expired
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if code != 0 or not request.answer.exists():
+        told = said.read_text(errors="replace").strip()
+        raise WorkError(f"{request.name} ended with code {code}:\n{told}")

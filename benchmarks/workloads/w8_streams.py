@@ -24,8 +24,9 @@ from durable import Run, Runtime, get_writable, step, workflow
 CHUNKS, FLOOD, READERS = 300, 10_000, 10
 
 WHY_LATE = (
-    "the median is a tenth of the limit. The tail is the disk's and the machine's: who wakes while "
-    "the disk flushes slowly waits for that, and a bare ticker is late, too (W11's first line)."
+    "the median is a tenth of the limit: nothing is recorded before the body goes on, so a sleep's "
+    "end waits for its timer and a turn of the loop, and its tail is what a bare ticker's is, "
+    "too, on a machine that others use (W11's first line)."
 )
 WHY_WAY = (
     "one COMMIT by the journal's thread is F1t, most of 1.5 F1 by itself, and what is read is "

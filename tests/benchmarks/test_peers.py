@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 
-from benchmarks import machine
+from benchmarks import machine, runner
 from benchmarks.rivals import STEPS, WORK, Peer, Rival, Shape, doubled, used, workloads
+from benchmarks.runner import Plan
+from benchmarks.worker import Request
 from benchmarks.workload import Settings
 from benchmarks.workloads import OURS, registry
 
@@ -144,3 +148,35 @@ def test_worker_performs_a_workload_in_a_process_of_its_own(tmp_path: Path) -> N
     subprocess.run(command, cwd=ROOT, check=True)
     samples = json.loads((tmp_path / "answer.json").read_text())
     assert list(samples) == ["step"] and 0 < samples["step"][0] < 1
+
+
+def test_server_left_behind_ends_with_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither holds up the next measurement nor runs beside it."""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "worker.py").write_text(
+        "import json, pathlib, subprocess, sys\n"
+        "request = json.loads(sys.argv[1])\n"
+        "place = pathlib.Path(request['directory'])\n"
+        "server = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "(place / 'answer.json').write_text(json.dumps({'server': [server.pid]}))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "__file__", str(tmp_path / "benchmarks" / "runner.py"))
+    plan = Plan([], ["full"], repeat=1, quick=True, loop="asyncio", directory=tmp_path)
+    request = Request("W1", "other", "", "", "full", "asyncio", quick=True)
+    (server,) = runner._work(plan, request, sys.executable)["server"]
+    end = monotonic() + 30
+    while _is_alive(int(server)):  # killed, but the kernel takes its time
+        assert monotonic() < end, "the server is still there"
+        os.sched_yield()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
