@@ -104,7 +104,8 @@ async def read_page(
     Raises:
         JournalCorruptError: a row is damaged or missing; it is named.
     """
-    return await reader.ask(partial(_read_page, key, start, rows_max, bytes_max, reader.seals))
+    part = _Part(start, rows_max, bytes_max)
+    return await reader.ask(partial(_read_page, key, part, reader.seals))
 
 
 async def last_row(reader: Reader, key: StreamKey) -> Chunk | None:
@@ -147,18 +148,19 @@ async def _count(reader: Reader, query: str, values: tuple[object, ...]) -> int:
     return row[0]
 
 
-def _read_page(
-    key: StreamKey,
-    start: int,
-    rows_max: int,
-    bytes_max: int,
-    seals: Seals | None,
-    conn: sqlite3.Connection,
-) -> Page:
-    rows, is_last = _fetch(key, start, rows_max, bytes_max, seals, conn)
+class _Part(NamedTuple):
+    """Which rows of a stream to read: those from a place on, up to whichever limit comes first."""
+
+    start: int
+    rows_max: int
+    bytes_max: int
+
+
+def _read_page(key: StreamKey, part: _Part, seals: Seals | None, conn: sqlite3.Connection) -> Page:
+    rows, is_last = _fetch(key, part, seals, conn)
     if not rows:
-        return Page([], start, is_last=True)
-    values = (key.pk, key.namespace, start)
+        return Page([], part.start, is_last=True)
+    values = (key.pk, key.namespace, part.start)
     resets: dict[int, int] = dict(conn.execute(_RESETS, values).fetchall())
     kept = [row for row in rows if _stands(row, resets)]
     found = [
@@ -174,23 +176,18 @@ def _stands(row: Chunk, resets: dict[int, int]) -> bool:
 
 
 def _fetch(
-    key: StreamKey,
-    start: int,
-    rows_max: int,
-    bytes_max: int,
-    seals: Seals | None,
-    conn: sqlite3.Connection,
+    key: StreamKey, part: _Part, seals: Seals | None, conn: sqlite3.Connection
 ) -> tuple[list[Chunk], bool]:
     """Return verified rows up to the page's limits, and whether these were all."""
     rows: list[Chunk] = []
     size = 0
     # Closed on errors as well: an open one would hold back the -wal as long as the error lives.
-    with closing(conn.execute(_FROM, (key.pk, key.namespace, start, rows_max))) as cursor:
-        while size < bytes_max:
+    with closing(conn.execute(_FROM, (key.pk, key.namespace, part.start, part.rows_max))) as cursor:
+        while size < part.bytes_max:
             stored: _Stored | None = cursor.fetchone()
             if stored is None:
-                return rows, len(rows) < rows_max
-            rows.append(opened_chunk(key, verified(key, start + len(rows), stored), seals))
+                return rows, len(rows) < part.rows_max
+            rows.append(opened_chunk(key, verified(key, part.start + len(rows), stored), seals))
             size += len(stored[4] or b"")
     return rows, False
 

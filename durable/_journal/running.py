@@ -98,7 +98,10 @@ def _marked(data: bytes, size: int, boot: bytes) -> frozenset[tuple[int, int]] |
         return None
     if there != boot:
         return frozenset()  # the machine went down, and took everybody with it
-    return frozenset(pair for pair in _SLOT.iter_unpack(data[_HEAD_BYTES:]) if any(pair))
+    slots = data[_HEAD_BYTES:]
+    empty = len(slots) - len(slots.lstrip(b"\0"))  # they are taken from the end of the file
+    used = slots[empty - empty % _SLOT.size :]
+    return frozenset(pair for pair in _SLOT.iter_unpack(used) if any(pair))
 
 
 def boot_id() -> bytes:

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.campaign.programme import Counts, Programme, Trial
+from tests.campaign.programme import Counts, Programme
 from tests.campaign.sometimes import reached_by
 from tests.crash.faultfs import Action
 from tests.crash.forkserver import ForkServer
 from tests.crash.plan import OPERATIONS, Place, Sweep, strides
-from tests.crash.trials import FaultFields, death_trial
+from tests.crash.trials import FaultFields, death_trial, sweeping
 
 RECOVERY = 60  # operations within which a recovery has begun to work
 OPENING = 30  # operations within which a journal was opened and something has begun
@@ -92,16 +91,9 @@ def kill(server: ForkServer, chosen: Place, place: Path, seed: int) -> Counts:
     return Counter({what: ended.deaths}) + reached_by("T2", marks)
 
 
-@contextmanager
-def open_trials() -> Iterator[Trial]:
-    """Share a fork server."""
-    with ForkServer() as server:
-        yield lambda seed, place: kill(server, SWEEP.place(seed), place / "journal", seed)
-
-
 PROGRAMME = Programme(
     "T2",
     "kill -9 at operation n, and again in the recovery",
-    open_trials,
+    partial(sweeping, SWEEP, kill),
     whole=lambda: SWEEP.whole,
 )

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tests.campaign.programme import Counts, Programme, Trial
+from tests.campaign.programme import Counts, Programme
 from tests.campaign.sometimes import reached_by
 from tests.crash.faultfs import Action
 from tests.crash.forkserver import ForkServer
 from tests.crash.plan import OPERATIONS, Place, Sweep, strides
-from tests.crash.trials import FaultFields, death_trial, error_trial
+from tests.crash.trials import FaultFields, death_trial, error_trial, sweeping
 
 LONGEST_BEFORE_A_KILL = 8
 
@@ -87,16 +86,9 @@ def disk_error(server: ForkServer, chosen: Place, place: Path, seed: int) -> Cou
     return counts + reached_by("T4", ended.seen)
 
 
-@contextmanager
-def open_trials() -> Iterator[Trial]:
-    """Share a fork server."""
-    with ForkServer() as server:
-        yield lambda seed, place: disk_error(server, SWEEP.place(seed), place / "journal", seed)
-
-
 PROGRAMME = Programme(
     "T4",
     "I/O errors, a full disk and held locks at operation n",
-    open_trials,
+    partial(sweeping, SWEEP, disk_error),
     whole=lambda: SWEEP.whole,
 )

@@ -10,17 +10,19 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.campaign.programme import Counts, Trial
 from tests.crash import oracle
 from tests.crash.faultfs import FOREVER
 from tests.crash.forkserver import INTERRUPTED, ForkServer, Outcome, Request
 from tests.crash.ledger import Ledger
 from tests.crash.oracle import Journal, PromiseBrokenError
+from tests.crash.plan import Place, Sweep
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.smalldisk import SmallDisk
 from tests.crash.streaming import check_chunks
@@ -66,6 +68,17 @@ def trial(place: Path, what: str) -> Iterator[None]:
         text = "\n".join([f"{what}: {error}", f"kept in {place}", *notes])
         raise PromiseBrokenError(text, getattr(error, "verdict", "broken")) from error
     shutil.rmtree(place)
+
+
+@contextmanager
+def sweeping(sweep: Sweep, do: Callable[[ForkServer, Place, Path, int], Counts]) -> Iterator[Trial]:
+    """Yield what does the trial of a seed; all of a sweep share a fork server.
+
+    Args:
+        do: does the trial that a place stands for, in a directory, with other draws by a seed.
+    """
+    with ForkServer() as server:
+        yield lambda seed, place: do(server, sweep.place(seed), place / "journal", seed)
 
 
 def expect_success(outcome: Outcome) -> None:

@@ -141,14 +141,20 @@ async def test_fork_at_an_event_shares_everything_up_to_it(journal_path: Path) -
         assert shared == [0, 0, 0, 1, 1, 2, 2, 3, 3]
 
 
+async def failed(rt: Any) -> Run[Any]:
+    """A run of `line` that has failed at its second step."""
+    BROKEN.add("b")
+    run = await rt.start(line, ">")
+    with pytest.raises(WorkflowRunFailedError):
+        await run.result(WAIT)
+    CALLS.clear()
+    return run
+
+
 async def test_failed_step_may_be_given_a_result(journal_path: Path) -> None:
     """The run goes on as if it had returned that."""
-    BROKEN.add("b")
     async with opened(journal_path) as rt:
-        run = await rt.start(line, ">")
-        with pytest.raises(WorkflowRunFailedError):
-            await run.result(WAIT)
-        CALLS.clear()
+        run = await failed(rt)
         made = await run.fork(results={b: "by hand "})
         assert await made.result(WAIT) == "by hand c"
         assert CALLS == {"c": 1}
@@ -157,12 +163,8 @@ async def test_failed_step_may_be_given_a_result(journal_path: Path) -> None:
 
 async def test_fork_of_a_failed_run_goes_on_where_a_retry_would(journal_path: Path) -> None:
     """But as another run."""
-    BROKEN.add("b")
     async with opened(journal_path) as rt:
-        run = await rt.start(line, ">")
-        with pytest.raises(WorkflowRunFailedError):
-            await run.result(WAIT)
-        CALLS.clear()
+        run = await failed(rt)
         BROKEN.clear()
         made = await run.fork()
         assert await made.result(WAIT) == ">abc"

@@ -63,15 +63,20 @@ async def opened(path: Path, *keys: bytes, hide: bool = True) -> Journal:
     return await Journal.open(path, clock=SystemClock(), ring=ring, owner=False)
 
 
+async def shopped_twice(path: Path, *, hide: bool = True) -> tuple[Journal, int]:
+    """A journal in which two runs have ended, and the key of the row of run ``one``."""
+    await two_shopped(path, hide=hide)
+    ((pk,),) = rows(path, "SELECT pk FROM runs WHERE run_id = 'one'")
+    return await opened(path, hide=hide), pk
+
+
 @HIDE
 async def test_a_forged_event_is_named_and_nothing_of_it_is_loaded(
     journal_path: Path, tmp_path: Path, hide: bool
 ) -> None:
     """Every event of a run with all kinds of events, forged in every way."""
-    await two_shopped(journal_path, hide=hide)
     trap = tmp_path / "trap"
-    journal = await opened(journal_path, hide=hide)
-    ((pk,),) = rows(journal_path, "SELECT pk FROM runs WHERE run_id = 'one'")
+    journal, pk = await shopped_twice(journal_path, hide=hide)
     one, two = history_of(journal_path, "one"), history_of(journal_path, "two")
     assert len({event.kind for event in one}) >= 13
     with audit() as heard:
@@ -132,10 +137,8 @@ async def test_a_forged_chunk_is_named_and_nothing_of_it_is_loaded(
     journal_path: Path, tmp_path: Path, hide: bool
 ) -> None:
     """Values and resets of a stream."""
-    await two_shopped(journal_path, hide=hide)
     trap = tmp_path / "trap"
-    journal = await opened(journal_path, hide=hide)
-    ((pk,),) = rows(journal_path, "SELECT pk FROM runs WHERE run_id = 'one'")
+    journal, pk = await shopped_twice(journal_path, hide=hide)
     key = StreamKey(pk, "one", "")
     one, two = chunks_of(journal_path, "one"), chunks_of(journal_path, "two")
     assert {chunk.kind for chunk in one} == {1, 2}

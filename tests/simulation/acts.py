@@ -76,6 +76,11 @@ def _seen(world: World, run_id: str) -> Seen | None:
     return seen
 
 
+def _rows(world: World, seen: Seen | None, stream: str) -> list[tuple[Any, ...]] | None:
+    """Return the recorded rows of a run's stream; None if the run is gone, or none can be read."""
+    return None if seen is None else world.look_at_stream(seen, stream)
+
+
 # --- runs -----------------------------------------------------------------------------
 
 
@@ -332,8 +337,7 @@ async def write_outside(world: World, runtime: Runtime, share: float) -> None:
     world.sent += 1
     value = world.sent
     await run.get_writable("guests").write(value)
-    seen = _seen(world, run.run_id)
-    rows = None if seen is None else world.look_at_stream(seen, "guests")
+    rows = _rows(world, _seen(world, run.run_id), "guests")
     if rows is None:
         return
     chunks = [row[4] for row in rows if row[4] is not None]
@@ -350,8 +354,7 @@ async def read_stream(world: World, runtime: Runtime, share: float) -> None:
         return
     for name in await run.list_streams():
         pieces = [piece async for piece in run.stream(name, follow=False).chunks()]
-        seen = world.witness.by_id.get(run.run_id)
-        rows = None if seen is None else world.look_at_stream(seen, name)
+        rows = _rows(world, world.witness.by_id.get(run.run_id), name)
         if rows is None:
             return
         recorded = {row[0]: row[4] for row in rows}
