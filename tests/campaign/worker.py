@@ -9,6 +9,7 @@ What trials print goes to stderr. Temporary files lie in the directory, too.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ def main() -> int:
     place.mkdir(parents=True, exist_ok=True)
     tempfile.tempdir = str(place)  # goes with the directories of the trials
     with load(key).open() as trial:
+        gc.freeze()  # or the collector would look at all that is imported, again and again
         print(json.dumps({"ready": key}), file=answers)
         for line in sys.stdin:
             seed = int(line)
