@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from weakref import WeakKeyDictionary
 
-CALLS_PER_TURN = 16  # a millisecond or two
+STARTS_PER_TURN = 16  # a millisecond or two
 
 
 class Turnstile:
@@ -22,7 +21,7 @@ class Turnstile:
         ``if not turnstile.passes(): await turnstile.queue()``
     """
 
-    def __init__(self, per_turn: int) -> None:
+    def __init__(self, per_turn: int = STARTS_PER_TURN) -> None:
         self._per_turn = self._left = per_turn
         self._queue: deque[asyncio.Future[None]] = deque()
         self._is_counting = False
@@ -53,15 +52,3 @@ class Turnstile:
         self._is_counting = self._left < self._per_turn
         if self._is_counting:
             asyncio.get_running_loop().call_soon(self._next_turn)
-
-
-_turnstiles: WeakKeyDictionary[asyncio.AbstractEventLoop, Turnstile] = WeakKeyDictionary()
-
-
-def turnstile_of_loop() -> Turnstile:
-    """Return the turnstile of the running loop, before which all its runtimes queue."""
-    loop = asyncio.get_running_loop()
-    found = _turnstiles.get(loop)
-    if found is None:
-        found = _turnstiles[loop] = Turnstile(CALLS_PER_TURN)
-    return found

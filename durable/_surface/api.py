@@ -21,7 +21,6 @@ from durable._authoring.workflow import Workflow, find
 from durable._base.clock import SystemClock
 from durable._base.ids import new_run_id
 from durable._base.slices import in_slices
-from durable._base.turnstile import turnstile_of_loop
 from durable._engine.families import BOUND
 from durable._engine.ports import START_STEP, RunSpec
 from durable._surface.current import Access, current_runtime
@@ -154,9 +153,8 @@ def calls_of(
 async def begin(access: Access, calls: Sequence[Call]) -> list[Run[Any]]:
     """Check all calls, record them in one go, return the handles."""
     if len(calls) == 1:
-        turnstile = turnstile_of_loop()
-        if not turnstile.passes():
-            await turnstile.queue()
+        if not access.turnstile.passes():
+            await access.turnstile.queue()
         specs = [_specify(access, *calls[0])]
     else:
         specs = await in_slices(lambda call: _specify(access, *call), calls, _clock)

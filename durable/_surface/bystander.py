@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from durable._authoring.workflow import KEEP_FOR_EVER
 from durable._base.clock import Clock, SystemClock
+from durable._base.turnstile import Turnstile
 from durable._engine.births import rows_of
 from durable._engine.management import Shelf
 from durable._engine.pause import pausing, resuming
@@ -83,6 +84,7 @@ class Bystander(Scoped):
         self.path = canonical_journal_path(path)
         self._encryption = encryption
         self.payloads = EnginePayloads(Codec())
+        self.turnstile = Turnstile()
         self._journal: Journal | None = None
 
     async def open(self) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from durable._authoring.context import current_attempt
+from durable._base.turnstile import Turnstile
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
 from durable._journal.reader import Reader
@@ -27,6 +28,7 @@ class Access(Protocol):
     """A runtime, as far as handles of runs need it."""
 
     payloads: EnginePayloads
+    turnstile: Turnstile
 
     @property
     def reader(self) -> Reader:

@@ -19,7 +19,6 @@ from durable._authoring.primitives import from_us, get_step_metadata
 from durable._authoring.step import Step, StepOptions
 from durable._authoring.writable import Writable
 from durable._base.duration import parse_duration
-from durable._base.turnstile import turnstile_of_loop
 from durable._engine.ports import EnginePort, RunEnd
 from durable._journal.attributes import decode_attributes, decode_blocked
 from durable._journal.chunks import StreamKey, stream_names
@@ -78,9 +77,6 @@ class Run(Lifecycle, Generic[R]):
         self._refuse_own()
         if current_body() is not None:
             return cast(R, await self._within(seconds, _in_body_result(self.run_id)))
-        turnstile = turnstile_of_loop()
-        if not turnstile.passes():
-            await turnstile.queue()
         access = await self._way()
         end = self._end(await access.port())
         came = await (end if seconds is None else self._within(seconds, end))

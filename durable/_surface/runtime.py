@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from durable._authoring.workflow import Workflow
 from durable._base.clock import Clock, SystemClock
+from durable._base.turnstile import Turnstile
 from durable._engine.engine import Engine
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
@@ -133,6 +134,7 @@ class Runtime(Scoped, Managed):
         self._opened = False
         self._closed = False
         self._port = CurrentPort(self)
+        self.turnstile = Turnstile()
 
     # --- opening and closing -----------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from durable._base.turnstile import Turnstile, turnstile_of_loop
+from durable._base.turnstile import Turnstile
 
 
 async def call(turnstile: Turnstile, passed: list[int], number: int) -> None:
@@ -43,8 +43,3 @@ async def test_place_of_a_cancelled_caller_goes_to_the_next() -> None:
     calls[2].cancel()
     await asyncio.wait(calls)
     assert passed == [0, 3]
-
-
-async def test_loop_has_one_turnstile() -> None:
-    """However many runtimes there are in it."""
-    assert turnstile_of_loop() is turnstile_of_loop()

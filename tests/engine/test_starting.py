@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from durable import Run, get_workflow_metadata, sleep, start, start_many, step, workflow
-from durable._base.turnstile import CALLS_PER_TURN
+from durable._base.turnstile import STARTS_PER_TURN
 from durable._surface import api
 from durable.errors import (
     DurationError,
@@ -453,7 +453,7 @@ async def test_many_starts_at_once_leave_the_loop_turns_for_others(journal_path:
             await asyncio.sleep(0)
             most = max(most, len(encoded) - before)
         assert len(encoded) == 200
-        assert most <= 2 * CALLS_PER_TURN  # those who queued, and one turn's newcomers
+        assert most <= 2 * STARTS_PER_TURN  # those who queued, and one turn's newcomers
         await asyncio.gather(*(run.result() for run in await starts))
 
 
