@@ -39,13 +39,13 @@ def draw(rows: Sequence[Row], facts: Mapping[str, str], path: Path) -> None:
     for panel, (title, members) in zip(panels, groups.items(), strict=False):
         _panel(panel, title, members)
     figure.suptitle(", ".join(facts[name] for name in ("processor", "python", "date")))
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 0.98))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The first timed figure of each workload, by workload and durability."""
+    """The first timed figure of each workload, by workload and durability; those with peers."""
     groups: dict[str, list[Row]] = {}
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
@@ -54,7 +54,8 @@ def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
             continue
         seen.add(key)
         groups.setdefault(f"{row.workload.name} at {row.durability}", []).append(row)
-    return groups
+    beside = {title: members for title, members in groups.items() if len(members) > 1}
+    return beside or groups  # a bar without another one tells little
 
 
 def _panel(panel: Any, title: str, rows: Sequence[Row]) -> None:
@@ -63,10 +64,14 @@ def _panel(panel: Any, title: str, rows: Sequence[Row]) -> None:
     bars = panel.barh(
         names, values, color=["#2b7a78" if n == "durable" else "#b0b7bf" for n in names]
     )
-    panel.bar_label(bars, labels=[f"{value:,.3g}" for value in values], padding=3)
+    panel.bar_label(bars, labels=[_label(value) for value in values], padding=3)
     panel.set_xscale("log")
     panel.set_xlim(min(values) / 3, max(values) * 8)
     panel.axvline(1.0, color="black", linewidth=0.8)
     panel.invert_yaxis()
     floor = rows[0].ratio.floor if rows[0].ratio else ""
     panel.set_title(f"{title}: {rows[0].figure.title}, in {floor}", fontsize=10)
+
+
+def _label(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -73,13 +73,16 @@ def _goals(rows: Sequence[Row]) -> str:
 
 
 def _missed(rows: Sequence[Row]) -> str:
-    said = {
-        f"- {row.workload.name}, {row.figure.title}: {verdict.bar.why or 'not explained yet'}"
-        for row in rows
-        for verdict in row.verdicts
-        if verdict.bar.stage == "goal" and not verdict.met
-    }
-    return "\n".join(sorted(said))
+    """One line per reason, with all figures that it is the reason of."""
+    figures: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        for verdict in row.verdicts:
+            if verdict.bar.stage == "goal" and not verdict.met:
+                why = verdict.bar.why or "not explained yet"
+                figures.setdefault((row.workload.name, why), {})[row.figure.title] = None
+    return "\n".join(
+        f"- {name}, {'; '.join(titles)}: {why}" for (name, why), titles in figures.items()
+    )
 
 
 def _value(row: Row) -> str:
@@ -134,11 +137,9 @@ def _ahead(rows: Sequence[Row]) -> str:
     body = []
     for (name, key), limits in AHEAD.items():
         same = [row for row in rows if (row.workload.name, row.figure.key) == (name, key)]
-        best = best_other(same)
-        if best is None:
-            continue
         for row in same:
-            if row.workload.subject == OURS:
+            best = best_other(same, row.durability)
+            if row.workload.subject == OURS and best is not None:
                 ahead, limit = _own(best) / _own(row), limits[row.durability]
                 told = f"{best.workload.subject}, {best.durability}"
                 verdict = "met" if ahead >= limit else "**missed**"
@@ -146,10 +147,11 @@ def _ahead(rows: Sequence[Row]) -> str:
     return grid(("work", "at", "the best other", "ahead by", "goal", ""), body)
 
 
-def best_other(rows: Iterable[Row]) -> Row | None:
-    """The fastest among the engines that keep histories; Huey, a queue, does not."""
+def best_other(rows: Iterable[Row], durability: Durability) -> Row | None:
+    """The best of the engines that promise as much; Huey, a queue, keeps no histories."""
+    enough = ("full",) if durability == "full" else ("full", "process")
     others = (row for row in rows if row.workload.subject not in (OURS, "huey"))
-    return min(others, key=_own, default=None)
+    return min((row for row in others if row.durability in enough), key=_own, default=None)
 
 
 def times(ratio: float) -> str:

@@ -55,7 +55,7 @@ def _line(key: tuple[str, str], floors: Mapping[str, object], rows: Sequence[Row
     statistic = ours.figure.statistic
     least_time = times_least * getattr(floors[least], statistic)
     without = least_time / getattr(floors[ours.ratio.floor], statistic)
-    other = best_other(same)
+    other = best_other(same, "full")
     own = getattr(ours.samples, statistic)
     theirs = getattr(other.samples, statistic) if other else 0.0
     return [

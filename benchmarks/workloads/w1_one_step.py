@@ -19,7 +19,7 @@ RUNS = 300
 WHY = (
     "two COMMITs that cannot be one: `start()` returns when the run is durable, and the result "
     "when the step's outcome is. At full that is 2 F1t, most of 2.6 F1 by itself. The "
-    "rest are 362 Python calls at full, 448 at process (the SQL's are among them then): "
+    "rest are some 380 Python calls at full, 450 at process (the SQL's are among them then): "
     "29.5 T in instructions, and more in time, since after each wait they run with cold caches."
 )
 

@@ -256,8 +256,9 @@ async def test_one_step_run_costs_two_commits(journal_path: Path, durability: st
     # One more if the writer's upkeep has come due meanwhile.
     assert costs.hand_overs - (2 * 20 if durability == "full" else 0) in (0, 1)
     # As in W2, and what a run takes: arguments bound, an id drawn, a row and a handle made, a
-    # body prepared, its end recorded, who waits for it told; at `process` the SQL, too.
-    budget = 380 if durability == "full" else 470
+    # body prepared, its end recorded, who waits for it told; at `process` the SQL, too. Some 30
+    # more or less by how often the journal's thread must wake the loop.
+    budget = 400 if durability == "full" else 470
     assert costs.calls / 20 <= budget * MARGIN, explain(costs, 20)
 
 
