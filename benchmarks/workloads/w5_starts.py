@@ -21,8 +21,8 @@ STARTS = 10_000
 
 # Counted in instructions (callgrind; T = 46,660), which load does not change.
 WHY_ONE = (
-    "one COMMIT by the journal's thread, F1t; before and after it 10.7 T of Python, which after "
-    "each wait runs with cold caches. The COMMIT holds the run with its indexes and two events: "
+    "one COMMIT by the journal's thread, F1t; a start is 10.7 T of instructions in all (deferred, "
+    "by itself). The COMMIT holds the run with its indexes and two events: "
     "several pages, where F1 writes one."
 )
 WHY_MANY = (

@@ -24,9 +24,9 @@ from durable import Run, Runtime, get_writable, step, workflow
 CHUNKS, FLOOD, READERS = 300, 10_000, 10
 
 WHY_LATE = (
-    "the median is a tenth of the limit: nothing is recorded before the body goes on, so a sleep's "
-    "end waits for its timer and a turn of the loop, and its tail is what a bare ticker's is, "
-    "too, on a machine that others use (W11's first line)."
+    "the median is a tenth of the limit: the fastest come sooner than a COMMIT could be done, so "
+    "nothing is waited for but the timer and a turn of the loop. The tail is not explained yet: "
+    "it has been measured on a loaded machine only, and is longer than a bare ticker's (W11)."
 )
 WHY_WAY = (
     "one COMMIT by the journal's thread is F1t, most of 1.5 F1 by itself, and what is read is "
