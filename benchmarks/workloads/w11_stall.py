@@ -23,11 +23,10 @@ TICK = 0.001
 # Seen by a sampler that tells which calls fill the turns of the loop that are too long.
 WHY = (
     "what the engine does by itself goes in slices of 5 ms, several of which (scheduler, answers "
-    "of the writer) may share a turn of the host's loop. But this work calls `start()` a thousand "
-    "times in one `gather`, and a loop runs all that is ready before it looks at its timers: the "
-    "first halves of all starts, some 0.1 ms each, are one turn, as are a thousand `result()`. "
-    "`start_many` goes in slices instead. The rest of the longest waits is the collector of "
-    "Python, whose oldest generation holds all live runs."
+    "of the writer) may share a turn of the host's loop, and 32 starts of a `gather` begin in one. "
+    "But this work also asks for a thousand results in one `gather`: a loop runs all that is ready "
+    "before it looks at its timers, so the first halves of these calls are one turn. The rest of "
+    "the longest waits is the collector of Python, whose oldest generation holds all live runs."
 )
 
 

@@ -288,7 +288,7 @@ async def _resume_hook(port: CommandPort, arguments: argparse.Namespace) -> str:
         raise HookNotFoundError(arguments.token)
     run_id = await port.ask(
         "resume_hook", token=arguments.token, payload=arguments.payload, key=arguments.key,
-        run_id=hook.run_id, seq=hook.seq,
+        run_id=hook.run_id,
     )  # fmt: skip
     return f"{run_id}: the payload is recorded"
 
