@@ -18,6 +18,7 @@ from durable._journal.files import JournalFiles
 from durable._journal.filesystem import canonical_journal_path, check_filesystem
 from durable._journal.keys import Encryption, KeyRing, add_key, create_key_file
 from durable._journal.lock import OwnerLock
+from durable._journal.swapping import refuse_unfinished
 from durable._surface.cli_runs import add_journal
 from durable.errors import JournalError
 
@@ -64,6 +65,7 @@ async def rekey_file(path: str, ring: KeyRing, *, takes_plain: bool) -> Resealed
     path = canonical_journal_path(path)
     check_filesystem(path)
     files = JournalFiles(path)
+    refuse_unfinished(files)
     if not os.path.exists(files.path):
         raise JournalError(f"there is no journal at {path}: check the path")
     lock, clock = OwnerLock(path), SystemClock()

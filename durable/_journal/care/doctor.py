@@ -14,7 +14,6 @@ token, or a text that a user gave, so that they may be sent to somebody else.
 
 from __future__ import annotations
 
-import os
 import platform
 import sqlite3
 import sys
@@ -44,6 +43,7 @@ from durable._journal.high_water import lost_event
 from durable._journal.migrations import LATEST, version_of
 from durable._journal.records import BLOCKED, FINISHED, RunRow
 from durable._journal.row_checksums import sound_meta
+from durable._journal.swapping import is_there
 from durable._replay.events import INTERRUPTED, STEP_OUTCOMES, EventKind
 from durable.errors import JournalError, PayloadDecodeError
 
@@ -91,7 +91,7 @@ def examine(
     Raises:
         JournalError: there is no such file.
     """
-    if not os.path.exists(files.path):
+    if not is_there(files):
         raise JournalError(f"there is no journal at {files.path}: check the path")
     checks = [_versions(version), _sqlite(), _filesystem(files), _permissions(files), _owner(files)]
     checks += _sizes(files)
