@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from durable._base.clock import SystemClock
 from durable._base.ids import new_run_id, new_token, token_hash, valid_text
+from durable._base.words import counted
 from durable._journal.codec import Codec
 from durable._journal.records import BLOCKED, FINISHED
 from durable._surface.bystander import CommandPort, command
@@ -266,7 +267,7 @@ async def _wake(port: CommandPort, arguments: argparse.Namespace) -> str:
     count = await port.wake_up(arguments.run_id, None)
     if count is None:
         return f"to be woken {_LATER}"
-    return f"{count} sleep{'' if count == 1 else 's'} ended"
+    return f"{counted(count, 'sleep')} ended"
 
 
 async def _resume(port: CommandPort, arguments: argparse.Namespace) -> str:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Coroutine
 from functools import partial
 
+from durable._base.words import counted
 from durable._surface.bystander import CommandPort, Unowned, command
 from durable._surface.carrying import export_run, read_document, send_document
 from durable._surface.cli_runs import add_journal, bystander, keys_of
@@ -63,7 +64,7 @@ async def _export(arguments: argparse.Namespace) -> str:
         )
     if arguments.file is None:
         return json.dumps(document, indent=1)
-    return f"{arguments.run_id}: {len(document['events'])} events in {arguments.file}"
+    return f"{arguments.run_id}: {counted(len(document['events']), 'event')} in {arguments.file}"
 
 
 async def _import(arguments: argparse.Namespace) -> str:
@@ -81,13 +82,15 @@ async def _import(arguments: argparse.Namespace) -> str:
 async def _backup(arguments: argparse.Namespace) -> str:
     async with bystander(arguments) as access:
         made = await access.journal.back_up(arguments.file, overwrite=arguments.overwrite)
-    return f"{made.path}: {made.runs} runs, {made.events} events, {made.bytes:,} bytes, all checked"
+    counts = f"{counted(made.runs, 'run')}, {counted(made.events, 'event')}"
+    return f"{made.path}: {counts}, {made.bytes:,} bytes, all checked"
 
 
 async def _restore(arguments: argparse.Namespace) -> str:
     place = arguments.journal or arguments.db
     made = await restore(arguments.file, place, overwrite=arguments.overwrite)
-    told = f"{made.path}: {made.runs} runs, {made.events} events restored, all checked"
+    counts = f"{counted(made.runs, 'run')}, {counted(made.events, 'event')}"
+    told = f"{made.path}: {counts} restored, all checked"
     if made.replaced is None:
         return told
     return f"{told}; the files that were there lie in {made.replaced}"

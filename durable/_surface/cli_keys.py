@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 
 from durable._base.clock import SystemClock
+from durable._base.words import counted
 from durable._journal.care.rekey import Resealed, reseal
 from durable._journal.driver import ThreadDriver
 from durable._journal.files import JournalFiles
@@ -52,7 +53,8 @@ async def _rekey(arguments: argparse.Namespace) -> int:
         raise JournalError("rekey needs the keys: give --key-file FILE")
     keys = Encryption(arguments.key_file, hide=not arguments.sign_only)
     done = await rekey_file(arguments.db, keys.ring(), takes_plain=arguments.from_plain)
-    print(f"{arguments.db}: {done.sealed} rows sealed, {done.kept} were as they should be")
+    sealed = counted(done.sealed, "row")
+    print(f"{arguments.db}: {sealed} sealed, {done.kept} left as they should be")
     return 0
 
 

@@ -344,9 +344,9 @@ def test_command_restores_and_tells_where_the_old_files_are(
     told = f"durable: {crashed} exists already: choose another path, or give --overwrite\n"
     assert capsys.readouterr().err == told
     assert main(["restore", monday, "--db", str(crashed), "--overwrite"]) == 0
-    told = f"{crashed}: 1 runs, 3 events restored, all checked; the files that were there lie in "
+    told = f"{crashed}: 1 run, 3 events restored, all checked; the files that were there lie in "
     assert capsys.readouterr().out.startswith(f"{told}{crashed}.replaced-")
     assert main(["doctor", str(crashed)]) == 0
-    assert "1 older copies lie beside it" in capsys.readouterr().out
+    assert "1 older copy beside it" in capsys.readouterr().out
     assert main(["restore", monday, str(crashed.parent / "new.db")]) == 0
     assert capsys.readouterr().out.endswith("restored, all checked\n")
