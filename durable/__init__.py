@@ -59,8 +59,10 @@ from durable.errors import DurableError, FatalError, RetryableError
 
 if _TYPE_CHECKING:
     from durable._journal.care.judging import Finding
+    from durable._journal.care.restoring import Restored
     from durable._journal.care.verifying import Verification
     from durable._surface.messages import WebhookRequest, WebhookResponse
+    from durable._surface.restoring import restore
     from durable._surface.sync import SyncRun, SyncRuntime
     from durable._surface.sync_streams import SyncStream
     from durable._surface.verifying import verify
@@ -79,6 +81,7 @@ __all__ = [
     "HistoryEvent",
     "Hook",
     "HookInfo",
+    "Restored",
     "RetryableError",
     "Run",
     "RunInfo",
@@ -122,6 +125,7 @@ __all__ = [
     "now",
     "random",
     "receive",
+    "restore",
     "resume_hook",
     "resume_webhook",
     "run",
@@ -140,6 +144,7 @@ __version__ = "0.1.0"
 
 _LATER = {
     "Finding": "_journal.care.judging",
+    "Restored": "_journal.care.restoring",
     "SyncRun": "_surface.sync",
     "SyncRuntime": "_surface.sync",
     "SyncStream": "_surface.sync_streams",
@@ -148,6 +153,7 @@ _LATER = {
     "WebhookRequest": "_surface.messages",
     "WebhookResponse": "_surface.messages",
     "create_webhook": "_surface.webhooks",
+    "restore": "_surface.restoring",
     "resume_webhook": "_surface.webhooks",
     "verify": "_surface.verifying",
 }

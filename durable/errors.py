@@ -484,7 +484,7 @@ class JournalRolledBackError(JournalCorruptError):
 
 
 class BackupError(JournalError):
-    """A backup could not be made, or the copy was not good; nothing is left of it."""
+    """A backup could not be made or restored, or is not good; nothing is left of the attempt."""
 
 
 class UnsafeFilesystemError(JournalError):

@@ -194,6 +194,25 @@ async def _check(drivers: DriverFactory, draft: str, stop: Stop) -> tuple[int, i
         await driver.close()
 
 
+def check_copy(name: str, conn: sqlite3.Connection) -> tuple[int, int]:
+    """Look at all of a copy; return how many runs and events it has.
+
+    Args:
+        name: of the file, for what is raised.
+        conn: reads the copy, which nobody else has open.
+
+    Raises:
+        JournalError, sqlite3.Error: it is not whole, or no journal of this version.
+    """
+    runs, place = _check_file(name, conn), _Place()
+    while (after := _check_events(place, conn)) is not None:
+        place = after
+    chunk: _ChunkPlace | None = (0, "", -1)
+    while chunk is not None:
+        chunk = _check_chunks(chunk, conn)
+    return runs, place.seen
+
+
 def _check_file(draft: str, conn: sqlite3.Connection) -> int:
     prepare_reader(conn, draft)
     check_integrity(conn, draft)

@@ -33,7 +33,8 @@ from durable._engine.rewind import Fork, claims_of, fork_run, retry_write
 from durable._journal.attributes import PAUSED, decode_blocked
 from durable._journal.codec import Codec
 from durable._journal.control_client import OwnerLostError, own_or_connect
-from durable._journal.filesystem import canonical_journal_path, check_filesystem, journal_file
+from durable._journal.files import JournalFiles
+from durable._journal.filesystem import canonical_journal_path, check_filesystem
 from durable._journal.journal import Journal
 from durable._journal.keys import Encryption, KeyRing
 from durable._journal.lock import OwnerLock
@@ -50,6 +51,7 @@ from durable._journal.records import (
     Write,
 )
 from durable._journal.row_ops import add_request
+from durable._journal.swapping import is_there
 from durable._replay.body import Body
 from durable._replay.events import Event, EventKind
 from durable._replay.rewound import effective
@@ -207,7 +209,7 @@ async def commanding(
     """
     path = canonical_journal_path(path)
     check_filesystem(path)
-    if not create and not os.path.exists(journal_file(path)):
+    if not create and not is_there(JournalFiles(path)):
         raise JournalError(f"there is no journal at {path}: check the path")
     lock, clock = OwnerLock(path), SystemClock()
     words = " ".join(sys.argv[:2])[:300]  # what follows may be a payload or a token

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from durable._base.clock import SystemClock
 from durable._base.ids import new_run_id, new_token, token_hash, valid_text
+from durable._base.words import counted
 from durable._journal.codec import Codec
 from durable._journal.records import BLOCKED, FINISHED
 from durable._surface.bystander import CommandPort, command
@@ -238,12 +239,16 @@ async def _command(arguments: argparse.Namespace, ask: Ask, on_ended: bool) -> i
         print(f"{arguments.run_id} is {status} already: nothing to do")
         return 0
     done = await _ask(arguments, ask)
-    print(f"{arguments.run_id}: {done}; it is {await _status(arguments)} now")
+    outlook = f"it is {await _status(arguments)} now"
+    if arguments.created is not None:
+        outlook = f"see `durable show {arguments.created}`"
+    print(f"{arguments.run_id}: {done}; {outlook}")
     return 0
 
 
 async def _ask(arguments: argparse.Namespace, ask: Ask) -> str:
     arguments.request = new_run_id(SystemClock().wall_us())  # the same, however often it is made
+    arguments.created = None
     keys = keys_of(arguments)
     return await command(arguments.db, lambda port: ask(port, arguments), encryption=keys)
 
@@ -262,7 +267,7 @@ async def _wake(port: CommandPort, arguments: argparse.Namespace) -> str:
     count = await port.wake_up(arguments.run_id, None)
     if count is None:
         return f"to be woken {_LATER}"
-    return f"{count} sleep{'' if count == 1 else 's'} ended"
+    return f"{counted(count, 'sleep')} ended"
 
 
 async def _resume(port: CommandPort, arguments: argparse.Namespace) -> str:
@@ -318,6 +323,7 @@ async def _rerun(port: CommandPort, arguments: argparse.Namespace) -> str:
             raise WorkflowRunNotFoundError(arguments.run_id)
         wanted = checked_id(arguments.new_id, arguments.request)
         new_id = await rerun(access.reader, port, row, wanted)
+    arguments.created = new_id
     return f"started anew as {new_id}"
 
 
@@ -325,6 +331,7 @@ async def _fork(port: CommandPort, arguments: argparse.Namespace) -> str:
     at, new_id = arguments.at, checked_id(arguments.new_id, arguments.request)
     place = int(at) if at is not None and at.isdecimal() else at
     await port.ask("fork", run_id=arguments.run_id, new_id=new_id, at=place, results=[])
+    arguments.created = new_id
     return f"forked as {new_id}"
 
 

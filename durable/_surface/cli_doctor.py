@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from durable._base.clock import SystemClock
+from durable._base.words import counted
 from durable._journal.care.doctor import Check, Level, examine, shown, worst
 from durable._journal.care.judging import Finding
 from durable._journal.care.verifying import verify_journal
@@ -110,8 +111,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(found), indent=1))
     else:
-        counts = f"{found.runs} runs, {found.events} events, {found.chunks} chunks"
-        verdict = f"{len(found.findings)} findings" if found.findings else "all sound"
+        pairs = [(found.runs, "run"), (found.events, "event"), (found.chunks, "chunk")]
+        counts = ", ".join(counted(*pair) for pair in pairs)
+        verdict = counted(len(found.findings), "finding") if found.findings else "all sound"
         print("\n".join([f"{found.path}: {counts}: {verdict}", *map(_line, found.findings)]))
     return DAMAGED if found.findings else WELL
 

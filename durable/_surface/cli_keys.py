@@ -12,12 +12,14 @@ import os
 from collections.abc import Callable
 
 from durable._base.clock import SystemClock
+from durable._base.words import counted
 from durable._journal.care.rekey import Resealed, reseal
 from durable._journal.driver import ThreadDriver
 from durable._journal.files import JournalFiles
 from durable._journal.filesystem import canonical_journal_path, check_filesystem
 from durable._journal.keys import Encryption, KeyRing, add_key, create_key_file
 from durable._journal.lock import OwnerLock
+from durable._journal.swapping import refuse_unfinished
 from durable._surface.cli_runs import add_journal
 from durable.errors import JournalError
 
@@ -51,7 +53,8 @@ async def _rekey(arguments: argparse.Namespace) -> int:
         raise JournalError("rekey needs the keys: give --key-file FILE")
     keys = Encryption(arguments.key_file, hide=not arguments.sign_only)
     done = await rekey_file(arguments.db, keys.ring(), takes_plain=arguments.from_plain)
-    print(f"{arguments.db}: {done.sealed} rows sealed, {done.kept} were as they should be")
+    sealed = counted(done.sealed, "row")
+    print(f"{arguments.db}: {sealed} sealed, {done.kept} left as they should be")
     return 0
 
 
@@ -64,6 +67,7 @@ async def rekey_file(path: str, ring: KeyRing, *, takes_plain: bool) -> Resealed
     path = canonical_journal_path(path)
     check_filesystem(path)
     files = JournalFiles(path)
+    refuse_unfinished(files)
     if not os.path.exists(files.path):
         raise JournalError(f"there is no journal at {path}: check the path")
     lock, clock = OwnerLock(path), SystemClock()

@@ -143,7 +143,7 @@ async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
         if body.hooks is not None:
             opened.update(
                 {
-                    seq: _hook(seq, hook.name)
+                    seq: _hook(seq, hook.name, hook.facts)
                     for seq, hook in body.hooks.open.items()
                     if hook.conflict is None
                 }
@@ -151,10 +151,10 @@ async def waiting_for(access: Access, row: RunRow) -> tuple[str, ...]:
             mail = [f"mailbox {name!r}" for name, box in body.hooks.boxes.items() if box.awaited]
         return (*(opened[seq] for seq in sorted(opened)), *mail)
     history = await access.reader.history(row.pk, row.run_id)
-    return _open_in(effective(list(map(without_signature, history))).events)
+    return _open_in(access, effective(list(map(without_signature, history))).events)
 
 
-def _open_in(history: Sequence[Event]) -> tuple[str, ...]:
+def _open_in(access: Access, history: Sequence[Event]) -> tuple[str, ...]:
     pending: dict[int, str] = {}
     attempts: dict[int, int] = {}
     for event in history:
@@ -167,7 +167,8 @@ def _open_in(history: Sequence[Event]) -> tuple[str, ...]:
         elif event.kind == EventKind.WAIT_CREATED and event.name != "timer":
             pending[event.seq] = _wait(event.due or 0)
         elif event.kind == EventKind.HOOK_CREATED:
-            pending[event.seq] = _hook(event.seq, event.name)
+            facts = None if event.name else access.payloads.preview(event.payload or b"")
+            pending[event.seq] = _hook(event.seq, event.name, facts)
         elif event.kind in ANSWERS and not _leaves_open(event):
             pending.pop(event.ref, None)
     return tuple(pending.values())
@@ -178,9 +179,12 @@ def _leaves_open(event: Event) -> bool:
     return claimed or event.kind in {EventKind.HOOK_RECEIVED, EventKind.STEP_YIELDED}
 
 
-def _hook(seq: int, name: str) -> str:
+def _hook(seq: int, name: str, facts: object) -> str:
     # A token that nobody can guess is not shown to everybody who looks.
-    return f"hook {name!r}" if name else f"hook of event {seq}"
+    if name:
+        return f"hook {name!r}"
+    is_webhook = isinstance(facts, dict) and "webhook" in facts
+    return f"{'webhook' if is_webhook else 'hook'} of event {seq}"
 
 
 def _wait(due_us: int) -> str:

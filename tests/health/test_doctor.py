@@ -173,6 +173,15 @@ async def test_owner_is_told_alive_or_dead(journal_path: Path) -> None:
     assert about(journal_path, "owner") == "ok\nno process has it open"
 
 
+def test_one_finding_is_no_plural(journal: Path, command: Command) -> None:
+    """Of `doctor`, and of `verify`; what belongs to no run is not counted as one."""
+    change(journal, "DELETE FROM events WHERE run = 1 AND seq = 4")
+    assert "1 finding about 1 run, of 8 runs, " in command("doctor")[1]
+    assert command("verify")[1].splitlines()[0].endswith(", 3 chunks: 1 finding")
+    change(journal, "UPDATE meta SET value = 'x' WHERE key = 'created_at'")
+    assert "2 findings about 1 run, of 8 runs, " in command("doctor")[1]
+
+
 def test_leftovers_are_listed(journal: Path) -> None:
     """Drafts of killed backups are to be deleted; older copies are just told."""
     assert levels(journal)["leftovers"] == "ok"
@@ -180,7 +189,7 @@ def test_leftovers_are_listed(journal: Path) -> None:
     assert levels(journal)["leftovers"] == "note"
     (journal.parent / "monday.db.0a1b2c3d.part").write_bytes(b"12")
     text = about(journal, "leftovers")
-    assert text.startswith("warning\n1 unfinished copies")
+    assert text.startswith("warning\n1 unfinished copy")
     assert "monday.db.0a1b2c3d.part: a draft, 2 bytes" in text
 
 

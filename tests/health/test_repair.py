@@ -317,6 +317,34 @@ async def test_repair_never_runs_beside_an_owner(journal_path: Path) -> None:
                 pass
 
 
+TOKENS = {
+    "UPDATE hooks SET run = 1": (
+        "run wait holds the token of event 3 again, whose row was missing or damaged: nothing is"
+    ),
+    "DELETE FROM hooks": "run wait holds the token of event 3 again, whose row was missing",
+    "DELETE FROM events WHERE run = (SELECT run FROM hooks) AND seq > 2": (
+        "a token held by run wait is free until the run goes on, or is resumed, and asks for it"
+    ),
+    "DELETE FROM runs WHERE run_id = 'wait'": (
+        "a token held by the run of key 5, which is lost, is free: start it anew"
+    ),
+    "INSERT INTO hooks VALUES (x'00', 1, 6, 0)": (
+        "a token held by run sum, which has ended, is free: nothing is to be done"
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", TOKENS)
+def test_what_became_of_a_token_is_told_with_its_run_and_the_way_out(
+    journal: Path, statement: str
+) -> None:
+    """Once for each token, and nothing of tokens that are as they were."""
+    change(journal, statement)
+    told = [line for line in repaired(journal).lines[1:] if " token " in line]
+    assert len(told) == 1
+    assert told[0].startswith(TOKENS[statement])
+
+
 def test_plan_of_a_sound_journal_keeps_all(journal: Path) -> None:
     """Salvage reads what is there."""
     assert plan_repair(JournalFiles(journal)).counts() == {"kept": 8}

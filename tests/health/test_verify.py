@@ -97,7 +97,7 @@ DAMAGE = {
     "DELETE FROM events WHERE run = 1 AND seq IN (1, 2)": "events sum 1: event 1 to 2 is missing",
     "DELETE FROM events WHERE run = 1": "events sum None: the history is missing",
     "UPDATE events SET run = 99 WHERE run = 1 AND seq = 13": (
-        "events None 13: 1 events from number 13 on belong to no run"
+        "events None 13: 1 event from number 13 on of no run"
     ),
     "DELETE FROM events WHERE run = 1 AND seq = 13": (
         "events sum None: its run is completed, and its history ends with step_completed"
@@ -117,7 +117,7 @@ DAMAGE = {
     """UPDATE runs SET attributes = '{"customer": "7"}' WHERE pk = 1""": (
         "runs sum None: the row is damaged: its attributes do not match the checksum"
     ),
-    "DELETE FROM runs WHERE pk = 1": "events None 1: 13 events from number 1 on belong to no run",
+    "DELETE FROM runs WHERE pk = 1": "events None 1: 13 events from number 1 on of no run",
     "UPDATE chunks SET payload = x'80054b072e' WHERE run = 2 AND idx = 1": (
         "chunks talk 1: chunk 1 of stream 'log' does not match its checksum"
     ),

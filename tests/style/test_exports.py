@@ -67,6 +67,7 @@ def test_import_brings_only_what_every_program_needs() -> None:
     durable._surface.sync durable._surface.webhooks durable._surface.messages
     durable._surface.signatures durable._surface.http_request durable._surface.webhook_app
     durable._surface.cli durable._surface.verifying durable._journal.care.verifying
+    durable._surface.restoring durable._journal.care.restoring
     durable._authoring.fitting durable.testing durable.asgi
     """.split()
     assert set(later) & set(said.stdout.split()) == set()

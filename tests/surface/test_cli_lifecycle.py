@@ -52,7 +52,7 @@ def test_rerun_without_an_owner_begins_at_the_next_opening(
     with_runtime(journal_path, some_runs)
     code, out, err = command("rerun", "first", "--run-id", "again")
     assert (code, err) == (0, "")
-    assert out == "first: started anew as again; it is completed now\n"
+    assert out == "first: started anew as again; see `durable show again`\n"
     assert command("rerun", "first", "--run-id", "again")[0] == 0
     code, _, err = command("rerun", "second", "--run-id", "again")
     assert (code, err.count("\n")) == (1, 1)
@@ -71,7 +71,7 @@ def test_fork_without_an_owner_goes_on_at_the_next_opening(
     with_runtime(journal_path, some_runs)
     code, out, err = command("fork", "first", "--run-id", "f1")
     assert (code, err) == (0, "")
-    assert out == "first: forked as f1; it is completed now\n"
+    assert out == "first: forked as f1; see `durable show f1`\n"
     assert command("fork", "first", "--at", "2", "--run-id", "f2")[0] == 0
     assert command("fork", "first", "--at", "double", "--run-id", "f3")[0] == 0
     code, _, err = command("fork", "first", "--at", "nothing")

@@ -52,6 +52,7 @@ from durable import (
     import_run,
     list_runs,
     receive,
+    restore,
     resume_hook,
     resume_webhook,
     set_attributes,
@@ -388,6 +389,7 @@ async def many_runs() -> None:
     assert_type(await import_run("run.json", run_id="copy"), Run[Any])
     await get_run("run_1").delete()
     assert_type((await backup("copy.db", overwrite=True)).runs, int)
+    assert_type((await restore("copy.db", "app.db", overwrite=True)).replaced, str | None)
 
 
 async def attributes() -> None:

@@ -74,6 +74,19 @@ async def test_token_is_random_and_only_its_hash_is_indexed(journal_path: Path) 
         assert token not in map(str, await rt.reader._driver.call(indexed))
 
 
+async def test_run_that_waits_for_a_request_says_so(
+    journal_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In memory as well as in the journal, where nothing is loaded to tell."""
+    async with opened(journal_path) as rt:
+        run, _ = await begin(rt, many, 1)
+        (created,) = [e for e in await run.events() if e.kind == "hook_created"]
+        waits = f"webhook of event {created.seq}"
+        assert (await run.status()).waiting_for == (waits,)
+        await asyncio.to_thread(main, ["show", "--db", str(journal_path), "--json", run.run_id])
+        assert json.loads(capsys.readouterr().out)["waiting_for"] == [waits]
+
+
 async def test_token_shows_nowhere_in_full(
     journal_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,6 @@ token, or a text that a user gave, so that they may be sent to somebody else.
 
 from __future__ import annotations
 
-import os
 import platform
 import sqlite3
 import sys
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
+from durable._base.words import counted
 from durable._journal.attributes import PAUSED, decode_blocked
 from durable._journal.care.judging import Finding, Stored
 from durable._journal.care.looking import looking_at
@@ -44,6 +44,7 @@ from durable._journal.high_water import lost_event
 from durable._journal.migrations import LATEST, version_of
 from durable._journal.records import BLOCKED, FINISHED, RunRow
 from durable._journal.row_checksums import sound_meta
+from durable._journal.swapping import is_there
 from durable._replay.events import INTERRUPTED, STEP_OUTCOMES, EventKind
 from durable.errors import JournalError, PayloadDecodeError
 
@@ -91,7 +92,7 @@ def examine(
     Raises:
         JournalError: there is no such file.
     """
-    if not os.path.exists(files.path):
+    if not is_there(files):
         raise JournalError(f"there is no journal at {files.path}: check the path")
     checks = [_versions(version), _sqlite(), _filesystem(files), _permissions(files), _owner(files)]
     checks += _sizes(files)
@@ -192,10 +193,12 @@ def _leftovers(files: JournalFiles) -> Check:
     facts = {"count": dict(Counter(each.kind for each in found))}
     details = [f"{each.path}: a {each.kind}, {each.bytes:,} bytes" for each in found]
     if drafts:
-        what = f"{drafts} unfinished copies of killed programs lie beside it: delete them"
+        copies = counted(drafts, "unfinished copy", "unfinished copies")
+        what = f"{copies} of killed programs beside it: to be deleted"
         return Check("leftovers", "warning", what, details, facts)
     if found:
-        what = f"{len(found)} older copies lie beside it, which nothing needs"
+        copies = counted(len(found), "older copy", "older copies")
+        what = f"{copies} beside it, which nothing needs"
         return Check("leftovers", "note", what, details, facts)
     return Check("leftovers", "ok", "nothing lies beside it that nobody needs")
 
@@ -248,13 +251,14 @@ def _tail(conn: sqlite3.Connection, path: str) -> Check:
 
 def _rows(look: Look, findings: list[Finding]) -> Check:
     counts = {"runs": look.runs, "events": look.events, "chunks": look.chunks}
-    all_of = ", ".join(f"{count} {name}" for name, count in counts.items())
+    all_of = ", ".join(counted(count, name[:-1]) for name, count in counts.items())
     if not findings:
         return Check(
             "rows", "ok", f"{all_of}: every checksum and every place is right", facts=counts
         )
-    runs = {finding.key for finding in findings}
-    what = f"{len(findings)} findings about {len(runs)} runs, of {all_of}: see `durable repair`"
+    runs = {finding.key for finding in findings} - {None}
+    found = f"{counted(len(findings), 'finding')} about {counted(len(runs), 'run')}"
+    what = f"{found}, of {all_of}: see `durable repair`"
     facts = {
         **counts,
         "findings": [{"table": f.table, "run": f.key, "seq": f.seq} for f in findings[:1000]],
@@ -357,7 +361,8 @@ class _Notes:
             f"{row.run_id}: event {seq} needs {python}" for row, seq, python in self._foreign
         ]
         pythons = Counter(python for _, _, python in self._foreign)
-        what = f"{len(details)} payloads of unfinished runs hold code that this Python never loads"
+        payloads = counted(len(details), "payload")
+        what = f"{payloads} of unfinished runs with code that this Python never loads"
         return Check("payloads", "warning", what, details, dict(pythons))
 
     def clock(self) -> Check:
@@ -366,8 +371,9 @@ class _Notes:
             return Check("clock", "ok", "nothing was recorded later than now")
         most = max(at for _, at in self._ahead) - self._now_us
         details = [row.run_id for row, _ in self._ahead]
+        runs = counted(len(details), "run")
         what = (
-            f"{len(details)} runs were recorded up to {most / 1e6:,.0f} s later than now: the "
+            f"{runs} recorded up to {most / 1e6:,.0f} s later than now: the "
             "clock was ahead then, or is behind now"
         )
         return Check("clock", "warning", what, details, {"runs": len(details), "ahead_us": most})

@@ -24,6 +24,7 @@ from durable._journal.database import apply_reader_settings
 from durable._journal.driver import connect
 from durable._journal.faults import primary_code
 from durable._journal.files import JournalFiles
+from durable._journal.swapping import refuse_unfinished
 from durable.errors import JournalError
 
 T = TypeVar("T")
@@ -37,9 +38,10 @@ def looking_at(files: JournalFiles) -> Iterator[sqlite3.Connection]:
     """Yield a connection that reads a journal; all its queries see the same moment.
 
     Raises:
-        JournalError: there is no such file.
+        JournalError: there is no such file, or it is just being exchanged.
         sqlite3.Error: it cannot be read at all.
     """
+    refuse_unfinished(files)
     if not os.path.exists(files.path):
         raise JournalError(f"there is no journal at {files.path}: check the path")
     try:

@@ -25,6 +25,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 from durable._base.ids import token_hash
+from durable._base.words import counted
 from durable._journal.care.looking import looking_at
 from durable._journal.care.mending import Mended, mend
 from durable._journal.care.salvage import Wreck, salvage
@@ -184,7 +185,7 @@ def _decided(path: str, wreck: Wreck) -> Repair:
     repair = Repair(path, _without_twins(runs))
     counts = repair.counts()
     summary = (
-        f"{path}: {counts['kept']} runs kept, {counts['mended']} mended, "
+        f"{path}: {counted(counts['kept'], 'run')} kept, {counts['mended']} mended, "
         f"{counts['set aside']} set aside, {counts['lost']} lost"
     )
     repair.lines = [
@@ -218,9 +219,9 @@ def _without_twins(runs: list[Mended]) -> list[Mended]:
 
 
 def _line(run: Mended) -> str:
-    kept = f"{len(run.events)} events and {len(run.chunks)} chunks kept, {run.left_out} rows not"
-    whose = run.run_id or f"of the key {run.key}"
-    return f"{run.fate}: run {whose}: {'; '.join(run.why)} ({kept})"
+    kept = f"{counted(len(run.events), 'event')} and {counted(len(run.chunks), 'chunk')} kept"
+    kept += f", {counted(run.left_out, 'row')} not"
+    return f"{run.fate}: {_whose(run, run.key)}: {'; '.join(run.why)} ({kept})"
 
 
 # --- the new database ----------------------------------------------------------------------------
@@ -246,13 +247,15 @@ def _fill(conn: sqlite3.Connection, wreck: Wreck, runs: list[Mended]) -> list[st
         conn.execute(QUERIES["index_attributes"], (run.key,))
         conn.executemany(QUERIES["restore_event"], [(run.key, *each) for each in run.events])
         conn.executemany(QUERIES["restore_chunk"], [(run.key, *each) for each in run.chunks])
-    told = _fill_hooks(conn, wreck, kept)
+    every = {run.key: run for run in runs}
+    told = _fill_hooks(conn, wreck, every)
     for row in wreck.others["requests"]:
         at = kept.get(row[0])
         if at is not None and at.fate in {"kept", "mended"} and request_sum(*row[:4]) == row[4]:
             conn.execute(QUERIES["add_request"], row)
         else:
-            told.append(f"a request to {row[1]} the run of key {row[0]} is not kept")
+            whose = _whose(every.get(row[0]), row[0])
+            told.append(f"a request to {row[1]} {whose} is not kept: repeat the command")
     return told + _fill_meta(conn, wreck)
 
 
@@ -266,17 +269,19 @@ def _fill_meta(conn: sqlite3.Connection, wreck: Wreck) -> list[str]:
     return told
 
 
-def _fill_hooks(conn: sqlite3.Connection, wreck: Wreck, kept: dict[int, Mended]) -> list[str]:
+def _fill_hooks(conn: sqlite3.Connection, wreck: Wreck, runs: dict[int, Mended]) -> list[str]:
     """Enter who holds which token: as it stands, else as the histories tell."""
-    told: list[str] = []
+    dropped: list[tuple[bytes, int, int]] = []
     for hashed, key, seq, crc in wreck.others["hooks"]:
-        run = kept.get(key)
+        run = runs.get(key)
         sound = isinstance(hashed, bytes) and hook_sum(hashed, key, seq) == crc
-        if sound and run is not None and _is_hook(run, seq):
+        if sound and run is not None and run.row is not None and _is_hook(run, seq):
             conn.execute(QUERIES["claim_hook"], (hashed, key, seq, crc))
         else:
-            told.append(f"a token held by the run of key {key} was not to be kept as it stood")
-    for run in kept.values():
+            dropped.append((hashed, key, seq))
+    told: list[str] = []
+    again: set[object] = set()  # what a row that was dropped may be known by
+    for run in runs.values():
         if run.row is None or run.row.status in FINISHED:
             continue
         for hook in open_hooks(effective([Event._make(each[:7]) for each in run.events]).events):
@@ -285,9 +290,30 @@ def _fill_hooks(conn: sqlite3.Connection, wreck: Wreck, kept: dict[int, Mended])
                 continue
             hashed = token_hash(token)
             values = (hashed, run.key, hook.seq, hook_sum(hashed, run.key, hook.seq))
-            if conn.execute(QUERIES["claim_hook"], values).rowcount > 0 and told:
-                told.append(f"run {run.run_id} holds the token of event {hook.seq} again")
-    return told
+            if conn.execute(QUERIES["claim_hook"], values).rowcount > 0:
+                again |= {hashed, (run.key, hook.seq)}
+                told.append(f"run {run.run_id} holds the token of event {hook.seq} again, whose "
+                            "row was missing or damaged: nothing is to be done")  # fmt: skip
+    lost = [row for row in dropped if not again & {row[0], row[1:]}]
+    return told + [_without_token(runs.get(key), key) for _, key, _ in lost]
+
+
+def _without_token(run: Mended | None, key: int) -> str:
+    """Tell what to do about a row that gives a run a token, and is not kept."""
+    whose = _whose(run, key)
+    if run is None or run.row is None:
+        return f"a token held by {whose}, which is lost, is free: start it anew if you need it"
+    if run.row.status in FINISHED:
+        return f"a token held by {whose}, which has ended, is free: nothing is to be done"
+    return (
+        f"a token held by {whose} is free until the run goes on, or is resumed, and asks for it "
+        "again: send again then what is refused meanwhile"
+    )
+
+
+def _whose(run: Mended | None, key: int) -> str:
+    """Return a run by its id if that is known, else by its key."""
+    return f"run {run.run_id}" if run is not None and run.run_id else f"the run of key {key}"
 
 
 def _is_hook(run: Mended, seq: int) -> bool:

@@ -22,6 +22,7 @@ from durable._journal.lock import OwnerInfo, OwnerLock
 _OWN_SUFFIXES = ("", "-wal", "-shm", ".lock", ".reserve", ".running", ".sock", ".mark", ".repair")
 _LEFTOVER = re.compile(
     r"(?P<backup>\.bak-v\d+)|(?P<draft>\..*\.part|\.[0-9a-f]{8}\.part)|(?P<repair>\.repaired-.+)"
+    r"|(?P<journal>\.replaced-.+)"
 )
 _PRIVATE = 0o600
 
@@ -34,7 +35,7 @@ class Owner(NamedTuple):
 
 
 class Leftover(NamedTuple):
-    """A file or folder beside a journal that nobody needs any more: "backup", "draft", "repair"."""
+    """What lies beside a journal and nobody needs: a "backup", "draft", "repair" or "journal"."""
 
     kind: str
     path: str
@@ -125,7 +126,7 @@ def size_of(path: str) -> int:
 
 
 def leftovers(files: JournalFiles) -> Iterator[Leftover]:
-    """Yield what earlier backups, migrations and repairs have left beside the journal."""
+    """Yield what earlier backups, migrations, repairs and restores have left beside the journal."""
     folder, name = os.path.split(files.path)
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)

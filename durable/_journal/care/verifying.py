@@ -17,6 +17,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from durable._base.ids import token_hash
+from durable._base.words import counted
 from durable._journal.care.judging import (
     Finding,
     Stored,
@@ -179,8 +180,8 @@ class Look:
             self._judge(key, [])
 
     def _strays(self, key: int, events: list[Stored]) -> None:
-        why = "lie in another place" if key in self._rows else "belong to no run"
-        what = f"{len(events)} events from number {events[0][0]} on {why}"
+        why = "in another place" if key in self._rows else "of no run"
+        what = f"{counted(len(events), 'event')} from number {events[0][0]} on {why}"
         self._tell(Finding("events", what, self._rows.get(key), key, events[0][0]))
 
     def _judge(self, key: int, events: list[Stored]) -> None:
@@ -205,7 +206,7 @@ class Look:
             self.chunks += len(chunks)
             run_id = self._rows.get(key)
             if run_id is None:
-                what = f"{len(chunks)} chunks of a stream belong to no run"
+                what = f"{counted(len(chunks), 'chunk')} of a stream of no run"
                 self._tell(Finding("chunks", what, None, key))
                 continue
             self.findings += judge_stream(run_id, key, name, chunks)
