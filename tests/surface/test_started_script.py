@@ -16,6 +16,8 @@ import pytest
 
 from tests.surface.programs import ROOT, Program, spawn
 
+pytestmark = pytest.mark.slow  # each test starts two programs
+
 # Each run is given an Order, gets one from a step, catches a Declined of another step and
 # then waits; so whoever continues it has all of them from the journal.
 SHOP = """
