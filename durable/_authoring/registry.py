@@ -8,11 +8,11 @@ on as soon as the code is defined.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+from durable._base.main_name import name_of_main
 
 NAME_CHARS_MAX = 256
 
@@ -36,12 +36,7 @@ def default_name(fn: Callable[..., Any]) -> str:
     """Return ``module.qualname``, the same whether a module is imported or run as a script."""
     module: str = getattr(fn, "__module__", None) or "unknown"
     if module == "__main__":
-        main = sys.modules["__main__"]
-        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-        if spec is not None:
-            module = spec.name.removesuffix(".__main__")
-        elif file:
-            module = Path(file).stem
+        module = (name_of_main() or module).removesuffix(".__main__")
     return f"{module}.{getattr(fn, '__qualname__', type(fn).__qualname__)}"
 
 

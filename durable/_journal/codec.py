@@ -15,7 +15,8 @@ Owns the payload format. The first byte says how to read the rest:
 Code by value is tried only where a reference fails (lambdas, local classes), and its
 stamp is compared *before* loading: foreign bytecode does not raise, it kills the
 interpreter. Classes of ``__main__`` go by reference, so that a script or a notebook
-cell that runs again finds its own class.
+cell that runs again finds its own class, and whoever imports a script does, too (see
+`main_classes`).
 
 JSON holds exactly what JSON can hold. A tuple, a NaN, an int key would come back as
 something else, so they are refused with their path; and a JSON codec never unpickles.
@@ -32,7 +33,7 @@ import logging
 import pickle
 import sys
 from collections.abc import Callable
-from pickle import dumps, loads
+from pickle import dumps
 from typing import Literal
 
 from durable._base.signals import is_from_signal
@@ -52,6 +53,14 @@ from durable._journal.locate import (
     largest,
     locate,
     type_name,
+)
+from durable._journal.main_classes import (
+    MAIN,
+    SCRIPT,
+    cure_of,
+    dump_main,
+    loads,
+    reduce_main,
 )
 from durable._journal.seals import is_sealed, key_id_of, no_key, signed_part
 from durable.errors import PayloadDecodeError, PayloadTooLargeError, SerializationError
@@ -126,6 +135,8 @@ class Codec:
         else:
             try:
                 payload = dumps(value, 5)
+                if SCRIPT is not None and payload.find(MAIN) >= 0:
+                    payload = dump_main(value)
             except BaseException as error:  # a value's own code may raise anything
                 payload = _pack_code(value, root, error)
             # A frame is for readers of files, and takes 9 bytes. Short pickles have but one.
@@ -293,6 +304,8 @@ def _code_pickler() -> Callable[..., pickle.Pickler]:
             if isinstance(obj, (io.IOBase, memoryview)):
                 # cloudpickle would quietly store a file's contents, or bytes for a view.
                 raise pickle.PicklingError(f"cannot pickle {type(obj).__name__!r} object")
+            if (reduced := reduce_main(obj, self.dispatch_table)) is not NotImplemented:
+                return reduced
             if getattr(obj, "__module__", None) == "__main__" and _found_by_name(obj):
                 return NotImplemented
             return super().reducer_override(obj)
@@ -354,7 +367,7 @@ def _refuse(value: object, root: Root, error: BaseException) -> SerializationErr
     )
 
 
-def _load(payload: bytes | memoryview) -> object:
+def _load(payload: bytes) -> object:
     try:
         return loads(payload)
     except BaseException as error:
@@ -362,15 +375,9 @@ def _load(payload: bytes | memoryview) -> object:
         if is_from_signal(error):
             raise
         text = _text(error)
-        cure = "if a class or module was renamed, leave an alias under its old name, then resume"
-        if isinstance(error, AttributeError) and repr(sys.modules.get("__main__")) in text:
-            cure = (
-                "its class belongs to the program that was started then (its __main__): start "
-                "that one again, or import the class here under this name, then resume; keep "
-                "classes in a module that all programs of a journal import"
-            )
         raise PayloadDecodeError(
-            f"a recorded value cannot be loaded: {type(error).__name__}: {text}; {cure}"
+            f"a recorded value cannot be loaded: {type(error).__name__}: {text}; "
+            f"{cure_of(error, text)}"
         ) from error
 
 
@@ -385,7 +392,7 @@ def _load_code(payload: bytes) -> object:
         raise _wrong_stamp(f"cloudpickle {version}", "no cloudpickle") from error
     if _minor(version) != _minor(cloudpickle.__version__):
         raise _wrong_stamp(f"cloudpickle {version}", f"cloudpickle {cloudpickle.__version__}")
-    return _load(body)
+    return _load(bytes(body))
 
 
 def _wrong_stamp(recorded: str, have: str) -> PayloadDecodeError:

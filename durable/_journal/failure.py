@@ -30,6 +30,7 @@ from typing import Any, TypedDict, cast
 
 from durable._base.signals import is_from_signal
 from durable._journal.codec import Codec
+from durable._journal.main_classes import cure_of, dumps, loads, reduce_main
 from durable.errors import TRACEBACK_NOTE, PayloadDecodeError, RemoteError, _rebuild
 
 __all__ = ["Failure", "decode_failure", "encode_failure", "preview_failure"]
@@ -115,8 +116,7 @@ class Failure:
             if not strict:
                 return None
             raise PayloadDecodeError(
-                f"the recorded exception {self.error_type} cannot be rebuilt here: {cause!r}; "
-                "if its class was moved, leave an alias under the old name, then resume"
+                f"the recorded exception {self.error_type} cannot be rebuilt here: {cause}"
             ) from cause
         return None if _holds_signal(error) else error
 
@@ -293,7 +293,7 @@ class _Lean(pickle.Pickler):
 
     def reducer_override(self, obj: object) -> Any:
         if obj is not self._exc:
-            return NotImplemented
+            return reduce_main(obj)
         make, args, *state = cast("tuple[Any, ...]", obj.__reduce_ex__(5))
         if not state or not isinstance(state[0], dict):
             return NotImplemented
@@ -308,7 +308,9 @@ class _Bare(_Lean):
     """
 
     def reducer_override(self, obj: object) -> Any:
-        if obj is not self._exc or not _pickles_as_usual(type(obj)):
+        if obj is not self._exc:
+            return reduce_main(obj)
+        if not _pickles_as_usual(type(obj)):
             return NotImplemented
         sound = {key: each for key, each in vars(obj).items() if _is_sound(each)}
         return _rebuild, (type(obj), self._exc.args), sound
@@ -336,7 +338,7 @@ def _by(pickler: type[_Lean], exc: BaseException) -> bytes:
 
 def _trial(exc: BaseException) -> bytes | None:
     """The pickled exception, if loading it gives the same one."""
-    ways = (partial(pickle.dumps, protocol=5), partial(_by, _Lean), partial(_by, _Bare))
+    ways = (dumps, partial(_by, _Lean), partial(_by, _Bare))
     return next(filter(None, (_checked(exc, way) for way in ways)), None)
 
 
@@ -354,10 +356,12 @@ def _checked(exc: BaseException, dump: Callable[[BaseException], bytes]) -> byte
 def _trusted_load(pickled: bytes) -> BaseException:
     """Load our own pickle; whatever goes wrong comes out as an Exception."""
     try:
-        error = pickle.loads(pickled)
+        error = loads(pickled)
     except BaseException as cause:
         _pass_signals_on(cause)
-        raise PayloadDecodeError(f"{type(cause).__name__}: {_text(cause)}") from cause
+        text = _text(cause)
+        cure = cure_of(cause, text)
+        raise PayloadDecodeError(f"{type(cause).__name__}: {text}; {cure}") from cause
     if not isinstance(error, BaseException):
         raise PayloadDecodeError(f"a {type(error).__name__} came back, not an exception")
     return error

@@ -14,6 +14,7 @@ from collections.abc import Callable
 __all__ = ["Machine", "Node"]
 
 _NAME_MAX = 200
+_OF_MAIN = "durable._journal.main_classes.of_main"  # how a class of the script is written
 
 
 class Node:
@@ -150,6 +151,9 @@ class Machine:
         if name == "getattr" and len(items) == 2 and isinstance(items[0], Node):
             # How a bound classmethod is written: a longer name, no more than that.
             self.name_global(f"{items[0].name}.{_name(items[1])}")
+            return
+        if name == _OF_MAIN and len(items) == 2:
+            self.name_global(".".join(map(_name, items)))
             return
         node = Node("object", name=name)
         if name == "copyreg._reconstructor" and items and isinstance(items[0], Node):
