@@ -215,6 +215,9 @@ import signal, sys, threading
 from durable import workflow, sleep
 from durable._surface.sync import SyncRuntime
 
+# A shell starts what runs in its background with Ctrl-C ignored, and Python keeps to that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 @workflow
 async def sync_program():
     try:
