@@ -17,7 +17,7 @@ from tests.surface.programs import WAIT, Process, Program, spawn
 
 MAIN = "from durable._surface.cli import main; raise SystemExit(main())"
 SENDERS = 4
-ROUNDS = 4
+ROUNDS = 2
 
 
 @contextmanager
