@@ -3,7 +3,7 @@
 `asyncio.gather` of a thousand starts would run the first part of all of them before the
 loop does anything else. Past the turnstile go a few in each turn, and those who queue in
 the order in which they came; a call that comes alone passes at once. It knows nothing
-about what they do then.
+about what they do then. All callers are of one loop; who owns it sees to that.
 """
 
 from __future__ import annotations
@@ -29,11 +29,8 @@ class Turnstile:
     def passes(self) -> bool:
         """Tell whether the caller may go on at once; otherwise it must `queue`."""
         if not self._is_counting:
-            try:
-                asyncio.get_running_loop().call_soon(self._next_turn)
-            except RuntimeError:  # in a forked child, which will be told so by what comes next
-                return True
             self._is_counting = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
         if self._left <= 0:
             return False
         self._left -= 1

@@ -22,7 +22,7 @@ from durable._base.clock import SystemClock
 from durable._base.ids import new_run_id
 from durable._base.slices import in_slices
 from durable._engine.families import BOUND
-from durable._engine.ports import START_STEP, RunSpec
+from durable._engine.ports import START_STEP, EnginePort, RunSpec
 from durable._surface.current import Access, current_runtime
 from durable._surface.run import Run
 from durable.errors import DurableError, NotAWorkflowError, SerializationError
@@ -152,17 +152,18 @@ def calls_of(
 
 async def begin(access: Access, calls: Sequence[Call]) -> list[Run[Any]]:
     """Check all calls, record them in one go, return the handles."""
+    port = await access.port()  # what was forked is refused before anything waits
     if len(calls) == 1:
         if not access.turnstile.passes():
             await access.turnstile.queue()
         specs = [_specify(access, *calls[0])]
     else:
         specs = await in_slices(lambda call: _specify(access, *call), calls, _clock)
-    return await _record(access, specs)
+    return await _record(access, port, specs)
 
 
-async def _record(access: Access, specs: Sequence[RunSpec]) -> list[Run[Any]]:
-    created = await (await access.port()).create(specs)
+async def _record(access: Access, port: EnginePort, specs: Sequence[RunSpec]) -> list[Run[Any]]:
+    created = await port.create(specs)
     return [Run(made.run_id, access) for made in created]
 
 
@@ -259,7 +260,7 @@ async def _start_in_step(calls: list[Call], root_id: str, first_id: str) -> list
                 bound_to=first_id if spec.options.on_parent_close == "cancel" else None,
             )
         )
-    return await _record(access, specs)
+    return await _record(access, await access.port(), specs)
 
 
 def _origin(step_id: str) -> int:

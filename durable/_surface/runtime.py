@@ -372,6 +372,7 @@ class Runtime(Scoped, Managed):
     async def start(self, workflow: str, /, *args: Any, **kwargs: Any) -> Run[Any]: ...
     async def start(self, workflow: Any, /, *args: Any, **kwargs: Any) -> Run[Any]:
         """Start a run on this runtime; see `durable.start`."""
+        self._require_open()
         return (await begin(self, [(workflow, args, kwargs)]))[0]
 
     @overload

@@ -21,6 +21,7 @@ from durable.errors import (
     NotAWorkflowError,
     RunConflictError,
     RunExistsError,
+    RuntimeNotRunningError,
     SerializationError,
     WorkflowNotRegisteredError,
     WrongContextError,
@@ -455,6 +456,23 @@ async def test_many_starts_at_once_leave_the_loop_turns_for_others(journal_path:
         assert len(encoded) == 200
         assert most <= 2 * STARTS_PER_TURN  # those who queued, and one turn's newcomers
         await asyncio.gather(*(run.result() for run in await starts))
+
+
+async def test_starts_from_another_loop_are_refused_and_hold_nobody_up(journal_path: Path) -> None:
+    """Those of the runtime's own loop do not queue behind one whose loop turns no more."""
+
+    def start_elsewhere(rt: Any) -> None:
+        with closing(asyncio.new_event_loop()) as loop:
+            start = loop.create_task(rt.start(noting))
+            loop.stop()
+            loop.run_forever()  # one turn, the last of this loop
+            with pytest.raises(RuntimeNotRunningError, match="another event loop"):
+                start.result()
+
+    async with opened(journal_path) as rt:
+        await asyncio.to_thread(start_elsewhere, rt)
+        for number in range(2 * STARTS_PER_TURN):
+            await asyncio.wait_for(rt.start(noting, number), 5)
 
 
 class Telling:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from durable._base.clock import SystemClock
 from durable._journal.driver import InlineDriver, ThreadDriver
 from durable._journal.journal import Journal
-from tests.journal.rig import event, new_run, open_journal, write
+from tests.journal.rig import event, new_run, write
 
 LIMIT = 10.0
 WHEN = ["before", "after"]
@@ -62,8 +63,10 @@ def test_ctrl_c_in_a_transaction_stops_neither_the_next_one_nor_the_closing(
     journal_path: Path, loop: asyncio.AbstractEventLoop, driver: type, when: str
 ) -> None:
     """What had become of the interrupted write is looked up, and told as it is."""
-    opened = open_journal(journal_path, durability="process", driver_factory=driver)
-    journal: Journal = loop.run_until_complete(opened.__aenter__())
+    opening = Journal.open(
+        journal_path, clock=SystemClock(), durability="process", driver_factory=driver
+    )
+    journal = loop.run_until_complete(opening)
     pk, first = new_run(journal, "a")
     told: list[BaseException | None] = []
 
