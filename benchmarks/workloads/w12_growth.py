@@ -53,32 +53,34 @@ async def steps_of_one_run(settings: Settings) -> dict[str, float]:
     return {name: spread(lasted[max(0, mark - window) : mark]).p50 for name, mark in marks.items()}
 
 
-async def start(settings: Settings, name: str, finished: int) -> float:
-    """Median seconds of one `start()` in a journal that holds finished runs."""
-    samples = []
-    async with open_runtime(settings, name) as runtime:
-        await fill_with_finished_runs(runtime, finished)
-    async with open_runtime(settings, name) as runtime:
+async def starts(settings: Settings) -> dict[str, float]:
+    """Median seconds of a `start()` in two journals, taken in turns: an empty and a full one."""
+    sizes = {"few": 0, "many": settings.size(FINISHED)}
+    for name, finished in sizes.items():
+        async with open_runtime(settings, name) as runtime:
+            await fill_with_finished_runs(runtime, finished)
+    samples: dict[str, list[float]] = {name: [] for name in sizes}
+    async with open_runtime(settings, "few") as few, open_runtime(settings, "many") as many:
         for number in range(settings.size(STARTS)):
-            begun = perf_counter()
-            run = await runtime.start(trivial, number)
-            samples.append(perf_counter() - begun)
-            await run.result()
-    return spread(samples).p50
+            for name, runtime in (("few", few), ("many", many)):
+                begun = perf_counter()
+                run = await runtime.start(trivial, number)
+                samples[name].append(perf_counter() - begun)
+                await run.result()
+    return {name: spread(lasted).p50 for name, lasted in samples.items()}
 
 
 async def measure(settings: Settings) -> Samples:
     """The medians, and their ratios to the first of their kind."""
     steps = await steps_of_one_run(settings)
-    few = await start(settings, "few", 0)
-    many = await start(settings, "many", settings.size(FINISHED))
-    samples = {name: [value] for name, value in steps.items()}
+    medians = steps | await starts(settings)
+    samples = {name: [value] for name, value in medians.items()}
     samples |= {
         f"{name}_growth": [value / steps["at_100"]]
         for name, value in steps.items()
         if name != "at_100"
     }
-    return samples | {"few": [few], "many": [many], "many_growth": [many / few]}
+    return samples | {"many_growth": [medians["many"] / medians["few"]]}
 
 
 WORKLOADS = (

@@ -69,6 +69,17 @@ def test_peer_stands_beside_us_whoever_is_faster(seconds: float, ahead: str) -> 
     assert beside[2] == "other" and beside[4] == "40" and beside[-1] == ahead
 
 
+def test_lead_that_is_missed_has_its_reason_below() -> None:
+    """One line for all works that share it."""
+    names = ("W3", "W4")
+    text = told(
+        *(passed(work("durable", name=name), 20e-6) for name in names),
+        *(passed(work("dbos", name=name), 1e-3) for name in names),
+    )
+    assert [line[-1] for name in names for line in lines(text, f"{name} |")] == ["**missed**"] * 2
+    assert f"- W3, W4: {report.LEADS['W3', 'step'].why}." in text.splitlines()
+
+
 def test_queue_without_histories_is_no_rival_engine() -> None:
     """It is in the list of all others, and not what the goals are about."""
     text = told(
