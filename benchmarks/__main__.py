@@ -10,7 +10,6 @@ import argparse
 import json
 import shlex
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import machine, outcome, plot, profile, report, results, runner, table
@@ -114,7 +113,6 @@ def _facts(plan: Plan) -> dict[str, str]:
     peers = sorted({each.requires for each in plan.workloads if each.requires})
     told = [f"{peer} {machine.versions([peer], plan.pythons[peer])[peer]}" for peer in peers]
     return {
-        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         **machine.describe(plan.directory),
         "peers": ", ".join(told) or "none",
         "settings": f"loop {plan.loop}, size {size}, {plan.repeat} repetition(s), else defaults",

@@ -1,7 +1,7 @@
 """``python -m benchmarks profile [W2 ...]``: where the time of workloads goes, by room.
 
-Without names, or with several, it prints one Markdown table to be kept; with one name, its
-hottest functions and its calls too.
+Without names, or with several, it prints one Markdown table, which `--keep` writes to `results/`
+with a picture of it; with one name, its hottest functions and its calls too.
 
 Two looks at the same work. A sampler interrupts the loop's thread every millisecond
 of wall time and notes where it is: this splits the real time, waiting included, and
@@ -15,6 +15,7 @@ import argparse
 import cProfile
 import gc
 import pstats
+import shlex
 import signal
 import tempfile
 from collections import Counter
@@ -24,15 +25,17 @@ from time import perf_counter
 from types import FrameType
 from typing import Self, TypeVar
 
-from benchmarks import machine, report, rooms, table
+from benchmarks import machine, plot, report, results, rooms, table
 from benchmarks.floors import Durability
 from benchmarks.workload import Settings, Workload
 from benchmarks.workloads import find
 
 K = TypeVar("K")
+Columns = Mapping[str, Mapping[str, float]]  # seconds per operation, by workload and by room
 
 INTERVAL_SECONDS = 0.001
 WITHOUT_NAMES = ("W2", "W3", "W4")
+FACTS = ("processor", "python", "date")
 
 
 class Sampler:
@@ -75,8 +78,13 @@ class Sampler:
 def main(arguments: list[str]) -> int:
     """The command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if options.keep:
+        plot.require()
     if len(options.workloads) != 1:
-        print(_together(options.workloads or WITHOUT_NAMES, options.durability, options.seconds))
+        columns = _columns(options.workloads or WITHOUT_NAMES, options.durability, options.seconds)
+        print(_together(columns))
+        if options.keep:
+            _keep(columns, shlex.join(["python", "-m", "benchmarks", "profile", *arguments]))
         return 0
     workload = find(options.workloads[0])
     sampler, done = _sampled(workload, options.durability, options.seconds)
@@ -93,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("workloads", nargs="*", metavar="W", help="default: W2 W3 W4, in a table")
     parser.add_argument("--durability", choices=("full", "process"), default="full")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to sample")
+    parser.add_argument(
+        "--keep", action="store_true", help="the table and its picture, in results/"
+    )
     parser.add_argument("--top", type=int, default=25, help="how many functions to list")
     return parser
 
@@ -113,31 +124,39 @@ def _sampled(workload: Workload, durability: Durability, seconds: float) -> tupl
     return sampler, done
 
 
-def _together(names: Iterable[str], durability: Durability, seconds: float) -> str:
-    """One column per workload, one line per room: time per operation, and its share."""
-    columns: dict[str, tuple[Counter[str], int]] = {}
+def _columns(names: Iterable[str], durability: Durability, seconds: float) -> Columns:
+    """Seconds per operation and room, by workload; rooms in the order of their weight."""
+    spent: dict[str, Counter[str]] = {}
     for name in names:
         sampler, done = _sampled(find(name), durability, seconds)
-        columns[f"{name} at {durability}"] = sampler.by_room, done
-    spent = Counter[str]()
-    for by_room, done in columns.values():
-        spent.update({room: took / done for room, took in by_room.items()})  # type: ignore[misc]
+        by_room = {room: took / done for room, took in sampler.by_room.items()}
+        spent[f"{name} at {durability}"] = Counter(by_room)  # type: ignore[arg-type]
+    weights = sum(spent.values(), Counter[str]())
+    order = [room for room, _ in _by_time(weights)]
+    return {title: {room: by_room[room] for room in order} for title, by_room in spent.items()}
+
+
+def _together(columns: Columns) -> str:
+    """One column per workload, one line per room: time per operation, and its share."""
+    totals = {title: sum(by_room.values()) for title, by_room in columns.items()}
     body = [
-        (
-            room,
-            *(
-                _cell(by_room[room], sum(by_room.values()), done)
-                for by_room, done in columns.values()
-            ),
-        )
-        for room, _ in _by_time(spent)
+        (room, *(_cell(by_room[room], totals[title]) for title, by_room in columns.items()))
+        for room in next(iter(columns.values()))
     ]
-    totals = (table.seconds(sum(by_room.values()) / done) for by_room, done in columns.values())
-    return report.grid(("room", *columns), [*body, ("all", *totals)])
+    return report.grid(("room", *columns), [*body, ("all", *map(table.seconds, totals.values()))])
 
 
-def _cell(spent: float, total: float, operations: int) -> str:
-    return f"{table.seconds(spent / operations)} ({100 * spent / total:.0f} %)"
+def _cell(spent: float, total: float) -> str:
+    return f"{table.seconds(spent)} ({100 * spent / total:.0f} %)"
+
+
+def _keep(columns: Columns, command: str) -> None:
+    """Write the table and its picture to `benchmarks/results`."""
+    facts = machine.describe(machine.scratch_directory())
+    told = ", ".join([*(facts[name] for name in FACTS), f"load before {facts['load before']}"])
+    text = f"`{command}`, {told}:\n\n{_together(columns)}\n"
+    (results.RESULTS / "profile.md").write_text(text)
+    plot.draw_rooms(columns, told, results.RESULTS / "profile.png")
 
 
 def _counted(workload: Workload, durability: Durability) -> pstats.Stats:
