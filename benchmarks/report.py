@@ -158,21 +158,27 @@ def _peers(rows: Sequence[Row]) -> str:
 def _ahead(rows: Sequence[Row]) -> str:
     """Beside the fastest of the other engines, which is whoever keeps histories."""
     body, missed = [], dict[str, dict[str, None]]()
-    for (name, key), lead in LEADS.items():
-        same = [row for row in rows if (row.workload.name, row.figure.key) == (name, key)]
-        for row in same:
-            best = best_other(same, row.durability)
-            if row.workload.subject == OURS and best is not None:
-                ahead = _own(best) / _own(row)
-                limit = lead.full if row.durability == "full" else lead.process
-                told = f"{best.workload.subject}, {best.durability}"
-                verdict = "met" if ahead >= limit else "**missed**"
-                body.append((name, row.durability, told, times(ahead), f"{limit:g} x", verdict))
-                if ahead < limit:
-                    missed.setdefault(lead.why, {})[name] = None
+    for row, lead in _led(rows):
+        name = row.workload.name
+        best = best_other([each for each in rows if _figure(each) == _figure(row)], row.durability)
+        if best is None:
+            continue
+        ahead = _own(best) / _own(row)
+        limit = lead.full if row.durability == "full" else lead.process
+        told = f"{best.workload.subject}, {best.durability}"
+        verdict = "met" if ahead >= limit else "**missed**"
+        body.append((name, row.durability, told, times(ahead), f"{limit:g} x", verdict))
+        if ahead < limit:
+            missed.setdefault(lead.why, {})[name] = None
     table = grid(("work", "at", "the best other", "ahead by", "goal", ""), body)
     reasons = (f"- {', '.join(names)}: {why}." for why, names in missed.items())
     return "\n".join([table, "", *reasons]) if missed else table
+
+
+def _led(rows: Sequence[Row]) -> list[tuple[Row, Lead]]:
+    """Our rows that are to lead, work by work."""
+    ours = [row for row in rows if row.workload.subject == OURS]
+    return [(row, LEADS[what]) for what in LEADS for row in ours if _figure(row) == what]
 
 
 def best_other(rows: Iterable[Row], durability: Durability) -> Row | None:
@@ -189,6 +195,10 @@ def times(ratio: float) -> str:
 
 def _who(row: Row) -> tuple[str, str, str]:
     return row.workload.subject, row.workload.name, row.durability
+
+
+def _figure(row: Row) -> tuple[str, str]:
+    return row.workload.name, row.figure.key
 
 
 def _what(row: Row) -> tuple[str, str, str]:

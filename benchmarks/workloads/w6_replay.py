@@ -13,7 +13,7 @@ from benchmarks.engine import open_runtime
 from benchmarks.floors import Samples
 from benchmarks.spread import spread
 from benchmarks.workload import Bar, Figure, Settings, Workload
-from durable import sleep, step, workflow
+from durable import Run, sleep, step, workflow
 
 STEPS = {"thousand": 1_000, "ten_thousand": 10_000}
 TIMES = 3
@@ -44,6 +44,12 @@ async def long_history(steps: int) -> int:
     return number
 
 
+async def _asleep(run: Run[int]) -> None:
+    """Wait until it sleeps."""
+    while not any("sleep" in what for what in (await run.status()).waiting_for):
+        pass
+
+
 async def measure(settings: Settings) -> Samples:
     """Seconds per replayed event for both lengths, taken in turns, and how they compare."""
     lengths = {name: settings.size(steps) for name, steps in STEPS.items()}
@@ -52,8 +58,7 @@ async def measure(settings: Settings) -> Samples:
         for _ in range(TIMES):
             for name, steps in lengths.items():
                 run = await runtime.start(long_history, steps)
-                while not any("sleep" in what for what in (await run.status()).waiting_for):
-                    pass
+                await _asleep(run)
                 asleep.append((name, run.run_id, len(await run.events())))
     samples: Samples = {name: [] for name in lengths}
     async with open_runtime(settings) as runtime:
