@@ -22,8 +22,9 @@ STARTS = 10_000
 # Counted in instructions (callgrind; T = 46,660), which load does not change.
 WHY_ONE = (
     "one COMMIT by the journal's thread, F1t; a start is 10.7 T of instructions in all (deferred, "
-    "by itself). The COMMIT holds the run with its indexes and two events: "
-    "several pages, where F1 writes one."
+    "by itself). One that may begin at once is performed up to its first wait before that "
+    "COMMIT, which spares it one of its own. The COMMIT holds the run with its indexes and two "
+    "events: several pages, where F1 writes one."
 )
 WHY_MANY = (
     "a deferred start takes 5.8 T of instructions in `start_many`, 8.8 T as a call of its "
