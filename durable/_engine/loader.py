@@ -19,7 +19,7 @@ from durable._authoring import registry
 from durable._authoring.context import WorkflowMetadata
 from durable._authoring.primitives import from_us
 from durable._base.clock import Clock
-from durable._engine.activation import DEADLINE, Activation, Host
+from durable._engine.activation import ATTEMPTS, DEADLINE, Activation, Host
 from durable._engine.claims import Claims
 from durable._engine.hot import HotRun, Main, settle
 from durable._engine.payloads import EnginePayloads, no_workflow, parked_by
@@ -346,7 +346,10 @@ class Loader:
         if body.hooks is not None and self.claims is not None:
             self.claims.arm(run)
         self.rejoin(run, body)
-        waits, steps = list(body.waits.values()), list(body.steps.values())
+        # What an attempt came to meanwhile is followed by the next once that is on record.
+        told = {item.ref for item in run.inbox if item.kind in ATTEMPTS}
+        waits = list(body.waits.values())
+        steps = [step for seq, step in body.steps.items() if seq not in told]
         if run.inbox and not self._caught_up(run, body):
             return
         for wait in waits:

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from durable import Run, get_run, sleep, start, step, workflow
+from durable import Run, get_run, get_step_metadata, sleep, start, step, workflow
 from durable._journal.high_water import forget_mark
 from durable.errors import JournalError, WorkflowRunFailedError, WorkflowRunNotFoundError
 from durable.testing import VirtualClock, settle
 from tests.engine.rig import (
+    AT_ONCE,
     Disk,
     Request,
     count_rows,
@@ -328,6 +329,54 @@ async def test_what_is_recorded_is_done_though_reading_fails_afterwards(
         disk.let_go([])
         await elapse(rt, virtual_clock, 1)
         assert await run.result(5) == "mended"
+
+
+TRIES: list[int] = []
+GATES: dict[str, asyncio.Event] = {}
+
+
+@step(name="moments.tried", backoff=AT_ONCE)
+async def tried(gate: str) -> str:
+    """Fail once, when told to go on."""
+    TRIES.append(get_step_metadata().attempt)
+    await GATES[gate].wait()
+    if len(TRIES) == 1:
+        raise ValueError("once")
+    return "done"
+
+
+@workflow(name="moments.trying")
+async def trying() -> str:
+    """One step."""
+    return await tried("on")
+
+
+async def test_attempt_that_fails_while_its_run_is_resumed_is_recorded_before_the_next(
+    journal_path: Path, virtual_clock: VirtualClock
+) -> None:
+    """A crash in between would make it an attempt that nobody has counted."""
+    disk, resumption, retry = Disk(), list[Request](), list[Request]()
+    TRIES.clear()
+    GATES["on"] = asyncio.Event()
+    async with opened(journal_path, virtual_clock, driver=disk) as rt:
+        run = await rt.start(trying)
+        await until(lambda: TRIES)
+        await run.pause()
+        disk.meddle = partial(hold, resumption, False)
+        resuming = asyncio.ensure_future(run.resume())
+        await until(lambda: resumption)
+        GATES["on"].set()
+        await settle(20)
+        disk.meddle = partial(hold, retry, False)
+        resumption.pop().perform()
+        await until(lambda: retry)
+        await settle(20)
+        before = list(TRIES)
+        disk.let_go(retry)
+        await resuming
+        assert await run.result(5) == "done"
+        assert (await kinds(run)).count("step_retrying") == 1
+    assert (before, TRIES) == ([1], [1, 2])
 
 
 # --- closing, and deleting ------------------------------------------------------------
