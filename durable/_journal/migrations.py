@@ -50,7 +50,13 @@ def version_of(conn: sqlite3.Connection, path: str, latest: int) -> int:
         raise JournalCorruptError(
             f"the schema of {path} is damaged: restore the journal from a backup"
         ) from error
-    if application != APPLICATION_ID and (objects or version or application):
+    is_ours = application == APPLICATION_ID
+    if objects and (not is_ours or version < 1) and not schema_differs(conn)[0]:
+        raise JournalCorruptError(
+            f"the header of {path} is damaged, and its schema is that of a journal: restore it "
+            "from a backup, or run `durable repair`"
+        )
+    if not is_ours and (objects or version or application):
         raise JournalError(
             f"{path} is an SQLite database of another program: choose another path for the journal"
         )

@@ -23,12 +23,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from sqlite3 import Connection
 
 from durable._base.ids import token_hash
 from durable._base.words import counted
 from durable._journal.care.looking import looking_at
 from durable._journal.care.mending import Mended, mend
 from durable._journal.care.salvage import Wreck, salvage
+from durable._journal.care.straightening import readable
 from durable._journal.care.verifying import QUERIES as EXAMINING
 from durable._journal.care.verifying import verify_journal
 from durable._journal.codec import Codec
@@ -97,7 +99,7 @@ def lost_tail(files: JournalFiles) -> str | None:
 
     What one run alone has lost is a matter of the repair.
     """
-    with suppress(sqlite3.Error), looking_at(files) as conn:
+    with suppress(sqlite3.Error, JournalCorruptError), looking_at(files) as conn:
         lost = _loss(conn, files.path)
         return None if lost is None or lost.key is not None else lost.what
     return None
@@ -110,18 +112,39 @@ def _loss(conn: sqlite3.Connection, path: str) -> Loss | None:
 
 
 def plan_repair(files: JournalFiles) -> Repair:
-    """Return what a repair would do, changing nothing."""
+    """Return what a repair would do, changing nothing.
+
+    Raises:
+        JournalCorruptError: nothing of it can be read.
+    """
     return _decided(files.path, _wreck(files, files.path))
 
 
-def _wreck(looked_at: JournalFiles, path: str) -> Wreck:
+def _wreck(looked_at: JournalFiles, path: str, folder: str | None = None) -> Wreck:
     """Read what is left of the journal at `path`, or of its copy."""
-    with looking_at(looked_at) as conn:
-        wreck = salvage(conn)
-        with suppress(sqlite3.Error):
-            loss = _loss(conn, path)
-            if loss is not None and loss.key is not None:
-                wreck.short[loss.key] = f"{loss.what} was there and is not"
+    try:
+        with readable(looked_at, folder) as conn:
+            wreck = _read(conn, path)
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from error
+    if wreck.unreadable and not wreck.runs():
+        raise _unreadable(path, next(iter(wreck.unreadable.values())))
+    return wreck
+
+
+def _unreadable(path: str, how: object) -> JournalCorruptError:
+    what = (
+        f"nothing of {path} can be read ({how}), so nothing can be saved, and nothing was changed"
+    )
+    return JournalCorruptError(f"{what}: restore it from a backup")
+
+
+def _read(conn: Connection, path: str) -> Wreck:
+    wreck = salvage(conn)
+    with suppress(sqlite3.Error, JournalCorruptError):
+        loss = _loss(conn, path)
+        if loss is not None and loss.key is not None:
+            wreck.short[loss.key] = f"{loss.what} was there and is not"
     return wreck
 
 
@@ -134,6 +157,7 @@ def repair_journal(files: JournalFiles, stamp: str, stage: Stage = lambda _: Non
         stage: called before each step with its name; tests crash there.
 
     Raises:
+        JournalCorruptError: nothing of it can be read, and nothing was changed.
         JournalError, OSError, sqlite3.Error: nothing was changed.
     """
     folder = f"{files.path}.repaired-{stamp}"
@@ -142,7 +166,11 @@ def repair_journal(files: JournalFiles, stamp: str, stage: Stage = lambda _: Non
     before = os.path.join(folder, "before.db")
     _copy(files, before)
     stage("read")
-    wreck = _wreck(JournalFiles(before), files.path)
+    try:
+        wreck = _wreck(JournalFiles(before), files.path, folder)
+    except JournalCorruptError:
+        shutil.rmtree(folder)  # the copies of what is still there
+        raise
     _forget_looking(before)
     repair = _decided(files.path, wreck)
     repair.folder = folder
