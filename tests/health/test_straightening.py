@@ -46,6 +46,7 @@ HARMLESS: dict[str, Damage] = {
     "application id": lambda data: cut(data, 68, b"\0"),
     "root of the schema": lambda data: cut(data, 100, b"\0"),
     "text of a table": lambda data: flipped(data, b"run     INTEGER NOT NULL"),
+    "no text in a table": lambda data: cut(data, data.index(b"deployment_id"), b"\xd4"),
     "text of an index": lambda data: flipped(data, b"INDEX runs_by_status"),
     "name of a table": lambda data: flipped(data, b"TABLE chunks"),
     "a page of the schema": lambda data: cut(

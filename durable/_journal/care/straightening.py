@@ -61,7 +61,8 @@ def readable(
         sqlite3.Error: it cannot be read even so.
         OSError: there is no room for the copy.
     """
-    with suppress(sqlite3.DatabaseError), looking_at(files) as conn:
+    # SQLite may quote what is no text in saying what is wrong with the schema.
+    with suppress(sqlite3.DatabaseError, UnicodeDecodeError), looking_at(files) as conn:
         lacking, _ = schema_differs(conn)
         if not lacking:
             return looking_at(files)
@@ -128,7 +129,7 @@ def _put_right(path: str, page_bytes: int, mode: int, *, is_schema_empty: bool =
 def _roots(copy: JournalFiles) -> dict[str, int]:
     """Return where what can be read of the schema says that its tables and indexes begin."""
     found: dict[str, int] = {}
-    with closing(_opened(copy)) as conn, suppress(sqlite3.DatabaseError):
+    with closing(_opened(copy)) as conn, suppress(sqlite3.DatabaseError, UnicodeError):
         for each in map(_Object._make, conn.execute(_OBJECTS)):
             if isinstance(each.root, int) and each.root >= 0:
                 found[each.name] = each.root
