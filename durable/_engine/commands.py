@@ -181,7 +181,12 @@ class Commands:
         """Cancel a run that is parked: its code cannot be asked.
 
         Nor is its history, which may be what is damaged: only how long it is.
+
+        Raises:
+            JournalError: the journal is sealed, and no key is at hand to record anything.
         """
+        if self._journal.seals is not None:
+            self._journal.seals.check_key()  # else the run would be blocked for another reason
         run = HotRun(row)
         seq = await self._journal.reader.last_seq(row.pk)
         last = Event(seq, EventKind.RUN_CREATED, 0, row.workflow, row.created_at, None, None)

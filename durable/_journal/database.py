@@ -40,7 +40,7 @@ BUSY_MS = 5000
 WAL_PAGES = 1000
 _WAL_BYTES_KEPT = 16 << 20
 _FULL_CHECK_BYTES = 8 << 20  # of a file that is looked at whole at each opening
-_AUTO_VACUUM_INCREMENTAL = 2
+AUTO_VACUUM_INCREMENTAL = 2
 SYNCHRONOUS = {"full": 2, "process": 1}  # FULL, NORMAL
 
 _SET_META, _ALL_META = QUERIES["set_meta"], QUERIES["all_meta"]
@@ -197,7 +197,7 @@ def read_meta(conn: sqlite3.Connection, path: str) -> dict[str, object]:
 
 def _check_vacuum(conn: sqlite3.Connection) -> None:
     (mode,) = conn.execute("PRAGMA auto_vacuum").fetchone()
-    if mode != _AUTO_VACUUM_INCREMENTAL:
+    if mode != AUTO_VACUUM_INCREMENTAL:
         raise JournalError(f"the journal has auto_vacuum mode {mode}, which cannot return space")
 
 

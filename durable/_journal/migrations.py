@@ -50,7 +50,13 @@ def version_of(conn: sqlite3.Connection, path: str, latest: int) -> int:
         raise JournalCorruptError(
             f"the schema of {path} is damaged: restore the journal from a backup"
         ) from error
-    if application != APPLICATION_ID and (objects or version or application):
+    is_ours = application == APPLICATION_ID
+    if objects and (not is_ours or version < 1) and not schema_differs(conn)[0]:
+        raise JournalCorruptError(
+            f"the header of {path} is damaged, and its schema is that of a journal: restore it "
+            "from a backup, or run `durable repair`"
+        )
+    if not is_ours and (objects or version or application):
         raise JournalError(
             f"{path} is an SQLite database of another program: choose another path for the journal"
         )
@@ -117,12 +123,22 @@ def _objects(scripts: Sequence[str]) -> frozenset[tuple[str | None, ...]]:
 def schema_differs(
     conn: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS
 ) -> tuple[list[str], list[str]]:
-    """Return what the schema lacks or has otherwise than it was made, and what it has more."""
+    """Return what the schema lacks or has otherwise than it was made, and what it has more.
+
+    Tables of the user's own are nobody's business; what hangs on one of ours is.
+    """
     wanted = _objects(tuple(step.script for step in migrations))
     found = frozenset(conn.execute(_SCHEMA))
-    names = {each[1] for each in wanted}
-    more = [str(each[1]) for each in found - wanted if each[1] not in names]
+    names, ours = {each[1] for each in wanted}, {each[2] for each in wanted}
+    more = [str(each[1]) for each in found - wanted if each[1] not in names and each[2] in ours]
     return sorted(str(each[1]) for each in wanted - found), sorted(more)
+
+
+def others_tables(conn: sqlite3.Connection) -> list[str]:
+    """Return the names of the tables in the file that are no part of a journal."""
+    ours = {each[1] for each in _objects(tuple(step.script for step in MIGRATIONS))}
+    names = (str(name) for kind, name, *_ in conn.execute(_SCHEMA) if kind == "table")
+    return sorted(name for name in names if name not in ours and not name.startswith("sqlite_"))
 
 
 def check_schema(conn: sqlite3.Connection, path: str, migrations: Sequence[Migration]) -> None:

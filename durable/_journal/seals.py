@@ -148,6 +148,13 @@ class _Bound:
         self.cipher = None if encrypts is None else encrypts(encrypting)
 
 
+def _keyless() -> JournalError:
+    return JournalError(
+        "the journal is sealed and no key is at hand, so nothing can be recorded: open "
+        "it with its key, Runtime(..., encryption=Encryption(...))"
+    )
+
+
 class Seals:
     """The seals of one journal.
 
@@ -180,6 +187,15 @@ class Seals:
         """Tell whether a key is at hand."""
         return key_id in self.ring.keys
 
+    def check_key(self) -> None:
+        """Raise unless something can be sealed.
+
+        Raises:
+            JournalError: no key is at hand.
+        """
+        if self._newest is None:
+            raise _keyless()
+
     def is_newest(self, payload: bytes | None, *, legible: bool = False) -> bool:
         """Tell whether a payload is sealed as `seal` would seal it now."""
         if payload is None or self._newest is None:
@@ -197,10 +213,7 @@ class Seals:
         """
         newest = self._newest
         if newest is None:
-            raise JournalError(
-                "the journal is sealed and no key is at hand, so nothing can be recorded: open "
-                "it with its key, Runtime(..., encryption=Encryption(...))"
-            )
+            raise _keyless()
         if payload is None:
             return self._empty_head + _mac(newest, self._empty_head, place, b"")
         if payload[:1] == b"\xff":

@@ -36,6 +36,9 @@ def main() -> int:
     """Run what the command line asks for; return the exit code."""
     parser = _parser()
     asked = parser.parse_args()
+    for option, least in (("trials", 1), ("workers", 1), ("minutes", 0)):
+        if (given := getattr(asked, option)) is not None and given < least:
+            parser.error(f"--{option} {given:g}: it has to be {least} at least")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the table so far, as for Ctrl-C
     if asked.sum:
         _tell(tally.add_up(asked.sum))

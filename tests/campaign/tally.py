@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.campaign import registry
+
 WORDS = ("states", "kills", "cuts", "faults", "seeds")  # columns that come first
 VERDICTS = {
     "lost": "lost acknowledged",
@@ -155,4 +157,5 @@ def add_up(paths: Iterable[Path]) -> list[Total]:
     for path in paths:
         for total in load(path):
             sums[total.key] = sums[total.key].plus(total) if total.key in sums else total
-    return sorted(sums.values(), key=lambda total: int(total.key.removeprefix("T")))
+    order = [*registry.MODULES, *sums]
+    return sorted(sums.values(), key=lambda total: order.index(total.key))

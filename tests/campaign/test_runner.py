@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.campaign import registry, tally
 from tests.campaign.crew import ROOT
 
@@ -80,6 +82,24 @@ def test_totals_of_several_campaigns_add_up(tmp_path: Path) -> None:
     two, ten = tally.add_up(files)
     assert (two.key, two.trials, two.counts["kills"], two.seconds) == ("T2", 30, 3, 120.0)
     assert ten.key == "T10"
+
+
+def test_totals_of_programmes_without_a_number_add_up_too(tmp_path: Path) -> None:
+    """Bit rot and seals have their own names; the table has the order of the list."""
+    totals = tmp_path / "totals.json"
+    tally.dump([tally.Total("SEAL", 3), tally.Total("ROT", 2), tally.Total("T2", 1)], totals)
+    added = [(total.key, total.trials) for total in tally.add_up([totals, totals])]
+    assert added == [("ROT", 4), ("T2", 2), ("SEAL", 6)]
+
+
+@pytest.mark.parametrize("mistake", [["--trials", "-1"], ["--workers", "0"], ["--minutes", "-2"]])
+def test_a_campaign_that_could_try_nothing_is_wrong_usage(
+    mistake: list[str], tmp_path: Path
+) -> None:
+    """Nothing would be tried and all would look well."""
+    done = run(tmp_path, "T0", *mistake)
+    assert done.returncode == 2
+    assert f"{mistake[0]} {mistake[1]}: it has to be" in done.stderr
 
 
 def test_every_programme_can_be_loaded_and_says_what_it_lacks() -> None:

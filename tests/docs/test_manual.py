@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from durable._surface import manual
 from durable._surface.cli import main
 from tests.docs.pages import page_names, read
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -74,3 +79,17 @@ def test_a_summary_is_the_first_sentence() -> None:
     assert manual.Page("x", "# X\n\nOne thing.\nMore.\n\nElse.\n").summary == "One thing"
     assert manual.Page("x", "# X\n\nOne\nthing\n\nElse.\n").summary == "One thing"
     assert manual.Page("x", "# X\n\nVersion 1.5 of it.\n").summary == "Version 1.5 of it"
+
+
+def test_each_promise_names_tests_that_are_there() -> None:
+    """The table of the design page has a row for each promise, and no name of a lost file."""
+    pages = ROOT / "durable" / "docs"
+    promises = re.findall(r"^\d+\. \*\*", (pages / "guarantees.md").read_text(), re.MULTILINE)
+    _, _, rest = (pages / "design.md").read_text().partition("tests that keep them")
+    rows = [line for line in rest.partition("\n## ")[0].splitlines() if "| `tests/" in line]
+    assert len(rows) >= len(promises) > 10
+    for row in rows:
+        folder = ""
+        for name in re.findall(r"`([a-z_/]+\.py)`", row):
+            folder = name.rpartition("/")[0] or folder
+            assert (ROOT / folder / name.rpartition("/")[2]).is_file(), f"{name} in {row}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -284,6 +286,34 @@ def command(journal: Path, capsys: pytest.CaptureFixture[str]) -> Command:
         return code, printed.out, printed.err
 
     return perform
+
+
+def test_repair_that_fails_leaves_no_copies_behind(journal: Path) -> None:
+    """On a full disk each attempt would make it fuller."""
+    change(journal, "UPDATE events SET payload = x'80054b072e' WHERE run = 1 AND seq = 6")
+    errors = [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("full")]
+    for stage, error in zip(("build", "report"), errors, strict=True):
+
+        def fail(reached: str, at: str = stage, error: Exception = error) -> None:
+            if reached == at:
+                raise error
+
+        with pytest.raises((JournalError, OSError)):
+            repair_journal(JournalFiles(journal), "first", fail)
+        assert not list(journal.parent.glob("*.repaired-*"))
+    assert fates(repaired(journal)) == {"sum": "set aside"}
+
+
+def test_tables_of_the_users_own_need_no_repair_and_are_told(
+    journal: Path, command: Command
+) -> None:
+    """A repair for another reason leaves them in the old file, and says so."""
+    change(journal, "CREATE TABLE mine (x)", "INSERT INTO mine VALUES (42)")
+    assert command() == (0, f"{journal}: nothing to repair\n", "")
+    change(journal, "UPDATE events SET payload = x'80054b072e' WHERE run = 1 AND seq = 6")
+    code, told, _ = command()
+    assert code == 0
+    assert "table mine is no part of a journal, and is not kept: copy it from before.db" in told
 
 
 def test_sound_journal_is_left_alone(journal: Path, command: Command) -> None:

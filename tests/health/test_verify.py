@@ -152,11 +152,13 @@ def test_damage_is_named_by_its_place(journal: Path, statement: str) -> None:
 
 
 def test_changed_schema_is_a_finding(journal: Path) -> None:
-    """What is missing or changed, and what is not ours."""
-    change(journal, "DROP INDEX runs_blocked", "CREATE VIEW mine AS SELECT 1")
+    """What is missing or changed, and what hangs on our tables; not what is the user's own."""
+    change(journal, "DROP INDEX runs_blocked", "CREATE INDEX mine ON runs (deadline)")
+    change(journal, "CREATE TABLE theirs (x)", "CREATE INDEX of_theirs ON theirs (x)", "ANALYZE")
     found = findings(journal)
     assert "file None None: the schema lacks runs_blocked, or has it changed" in found
     assert "file None None: the schema holds mine, which is not ours" in found
+    assert len(found) == 2
 
 
 def test_damaged_page_hides_nothing_but_itself(journal: Path) -> None:

@@ -273,6 +273,22 @@ async def test_without_its_key_a_run_is_parked_and_goes_on_when_the_key_is_there
         assert (await runtime.get_run("another").result(WAIT)).startswith(SENTINEL)
 
 
+async def test_a_run_that_cannot_be_cancelled_without_its_key_is_not_called_damaged(
+    journal_path: Path,
+) -> None:
+    """It waits for its key, and goes on by itself when that is there."""
+    await waiting_run(journal_path)
+    for _ in range(2):
+        async with Runtime(journal_path) as runtime:
+            with pytest.raises(JournalError, match="no key is at hand"):
+                await runtime.get_run("one").cancel()
+            with pytest.raises(WorkflowRunBlockedError, match=r"blocked \(sealed\)"):
+                await runtime.get_run("one").result(WAIT)
+    async with Runtime(journal_path, encryption=Encryption(KEY)) as runtime:
+        await runtime.send("one", "letters", "from beyond")
+        assert await runtime.get_run("one").result(WAIT) == f"{SENTINEL}-from beyond"
+
+
 async def test_what_is_written_after_a_rotation_has_the_newest_key(journal_path: Path) -> None:
     """Old rows are readable as long as their key is given, and new ones need only the new."""
     await waiting_run(journal_path)

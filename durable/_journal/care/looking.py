@@ -16,7 +16,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -82,6 +82,15 @@ def _opened(uri: str) -> sqlite3.Connection:
         conn.close()
         raise
     return conn
+
+
+def forget_looking(path: str) -> None:
+    """Delete what SQLite makes beside a database that is only read."""
+    with suppress(FileNotFoundError):
+        os.unlink(f"{path}-shm")
+    with suppress(FileNotFoundError):
+        if not os.path.getsize(f"{path}-wal"):
+            os.unlink(f"{path}-wal")
 
 
 def attempt(fn: Callable[[], T], told: Callable[[str], None]) -> T | None:

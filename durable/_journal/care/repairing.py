@@ -23,16 +23,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from sqlite3 import Connection
 
 from durable._base.ids import token_hash
 from durable._base.words import counted
-from durable._journal.care.looking import looking_at
+from durable._journal.care.looking import forget_looking, looking_at
 from durable._journal.care.mending import Mended, mend
 from durable._journal.care.salvage import Wreck, salvage
+from durable._journal.care.straightening import readable
 from durable._journal.care.verifying import QUERIES as EXAMINING
 from durable._journal.care.verifying import verify_journal
 from durable._journal.codec import Codec
 from durable._journal.database import transact
+from durable._journal.faults import translate
 from durable._journal.files import (
     JournalFiles,
     sync_and_close,
@@ -40,7 +43,7 @@ from durable._journal.files import (
     write_whole,
 )
 from durable._journal.high_water import Loss, lost_event
-from durable._journal.migrations import LATEST, MIGRATIONS, migrate, version_of
+from durable._journal.migrations import LATEST, MIGRATIONS, migrate, others_tables, version_of
 from durable._journal.records import FINISHED
 from durable._journal.row_checksums import (
     hook_sum,
@@ -97,7 +100,7 @@ def lost_tail(files: JournalFiles) -> str | None:
 
     What one run alone has lost is a matter of the repair.
     """
-    with suppress(sqlite3.Error), looking_at(files) as conn:
+    with suppress(sqlite3.Error, JournalCorruptError), looking_at(files) as conn:
         lost = _loss(conn, files.path)
         return None if lost is None or lost.key is not None else lost.what
     return None
@@ -110,18 +113,40 @@ def _loss(conn: sqlite3.Connection, path: str) -> Loss | None:
 
 
 def plan_repair(files: JournalFiles) -> Repair:
-    """Return what a repair would do, changing nothing."""
+    """Return what a repair would do, changing nothing.
+
+    Raises:
+        JournalCorruptError: nothing of it can be read.
+    """
     return _decided(files.path, _wreck(files, files.path))
 
 
-def _wreck(looked_at: JournalFiles, path: str) -> Wreck:
+def _wreck(looked_at: JournalFiles, path: str, folder: str | None = None) -> Wreck:
     """Read what is left of the journal at `path`, or of its copy."""
-    with looking_at(looked_at) as conn:
-        wreck = salvage(conn)
-        with suppress(sqlite3.Error):
-            loss = _loss(conn, path)
-            if loss is not None and loss.key is not None:
-                wreck.short[loss.key] = f"{loss.what} was there and is not"
+    try:
+        with readable(looked_at, folder) as conn:
+            wreck = _read(conn, path)
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from error
+    if wreck.unreadable and not wreck.runs():
+        raise _unreadable(path, next(iter(wreck.unreadable.values())))
+    return wreck
+
+
+def _unreadable(path: str, how: object) -> JournalCorruptError:
+    what = (
+        f"nothing of {path} can be read ({how}), so nothing can be saved, and nothing was changed"
+    )
+    return JournalCorruptError(f"{what}: restore it from a backup")
+
+
+def _read(conn: Connection, path: str) -> Wreck:
+    wreck = salvage(conn)
+    wreck.foreign = others_tables(conn)
+    with suppress(sqlite3.Error, JournalCorruptError):
+        loss = _loss(conn, path)
+        if loss is not None and loss.key is not None:
+            wreck.short[loss.key] = f"{loss.what} was there and is not"
     return wreck
 
 
@@ -134,16 +159,32 @@ def repair_journal(files: JournalFiles, stamp: str, stage: Stage = lambda _: Non
         stage: called before each step with its name; tests crash there.
 
     Raises:
-        JournalError, OSError, sqlite3.Error: nothing was changed.
+        JournalCorruptError: nothing of it can be read, and nothing was changed.
+        JournalError, OSError: nothing was changed, and the folder is gone.
     """
     folder = f"{files.path}.repaired-{stamp}"
     stage("copy")
     os.mkdir(folder, 0o700)
+    try:
+        repair, draft = _prepared(files, folder, stage)
+    except (JournalError, OSError, sqlite3.Error) as error:
+        shutil.rmtree(folder, ignore_errors=True)  # copies of what is still there
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, files.path, "repairing") from error
+        raise
+    stage("exchange")
+    exchange(files, draft)
+    stage("done")
+    return repair
+
+
+def _prepared(files: JournalFiles, folder: str, stage: Stage) -> tuple[Repair, str]:
+    """Fill the folder; return what was done, and the path of the new database."""
     before = os.path.join(folder, "before.db")
     _copy(files, before)
     stage("read")
-    wreck = _wreck(JournalFiles(before), files.path)
-    _forget_looking(before)
+    wreck = _wreck(JournalFiles(before), files.path, folder)
+    forget_looking(before)
     repair = _decided(files.path, wreck)
     repair.folder = folder
     stage("build")
@@ -157,10 +198,7 @@ def repair_journal(files: JournalFiles, stamp: str, stage: Stage = lambda _: Non
     sync_and_close(os.open(draft, os.O_RDWR | os.O_CLOEXEC))
     sync_directory(draft)
     sync_directory(folder)
-    stage("exchange")
-    exchange(files, draft)
-    stage("done")
-    return repair
+    return repair, draft
 
 
 def _copy(files: JournalFiles, before: str) -> None:
@@ -193,6 +231,10 @@ def _decided(path: str, wreck: Wreck) -> Repair:
         *(
             f"table {table} could not be read whole: {how}"
             for table, how in wreck.unreadable.items()
+        ),
+        *(
+            f"table {name} is no part of a journal, and is not kept: copy it from before.db"
+            for name in wreck.foreign
         ),
         *map(_line, (run for run in repair.runs if run.fate != "kept")),
     ]
@@ -332,21 +374,12 @@ def _token(hook: Event) -> str:
 
 def _check(draft: str) -> None:
     found = verify_journal(JournalFiles(draft))
-    _forget_looking(draft)
+    forget_looking(draft)
     if found.findings:
         raise JournalError(
             f"the mended journal {draft} would not be sound ({found.findings[0].what}): nothing "
             "was changed; please report it"
         )
-
-
-def _forget_looking(path: str) -> None:
-    """Delete what SQLite makes beside a database that is only read."""
-    with suppress(FileNotFoundError):
-        os.unlink(f"{path}-shm")
-    with suppress(FileNotFoundError):
-        if not os.path.getsize(f"{path}-wal"):
-            os.unlink(f"{path}-wal")
 
 
 # --- what is not kept ----------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class Wreck:
         short: what is known to be missing at the end of a run's history, by its key.
         others: rows of the small tables, by the table's name.
         unreadable: tables that could not be read whole, with what SQLite said.
+        foreign: names of tables that are no part of a journal, as far as that is known.
     """
 
     rows: dict[int, Stored] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Wreck:
     short: dict[int, str] = field(default_factory=dict)
     others: dict[str, list[Stored]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    foreign: list[str] = field(default_factory=list)
 
     def runs(self) -> list[int]:
         """Return the keys of all runs of which there is a trace."""

@@ -27,6 +27,7 @@ from durable._journal.care.judging import (
     judge_stream,
 )
 from durable._journal.care.looking import attempt, looking_at
+from durable._journal.database import AUTO_VACUUM_INCREMENTAL
 from durable._journal.faults import translate
 from durable._journal.files import JournalFiles
 from durable._journal.migrations import LATEST, schema_differs, version_of
@@ -138,6 +139,10 @@ class Look:
 
         verdicts = attempt(check, lambda how: self._tell(Finding("file", how))) or []
         self.findings += [Finding("file", str(each)) for (each,) in verdicts if each != "ok"]
+        (vacuum,) = self._conn.execute("PRAGMA auto_vacuum").fetchone()
+        if vacuum != AUTO_VACUUM_INCREMENTAL:
+            what = f"the header says auto_vacuum {vacuum}, which no journal has"
+            self._tell(Finding("file", what))
         changed, more = schema_differs(self._conn)
         self.findings += [
             Finding("file", f"the schema lacks {n}, or has it changed") for n in changed
