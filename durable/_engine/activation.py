@@ -49,7 +49,7 @@ from durable._replay.events import (
 )
 from durable._replay.opened import OpenStep, OpenWait
 from durable._replay.script import Inbound
-from durable.errors import InternalError, PayloadDecodeError
+from durable.errors import InternalError, JournalError, PayloadDecodeError
 
 logger = logging.getLogger("durable")
 
@@ -313,7 +313,9 @@ class Activation:
         """Take note that the journal refused a turn: the disk, or a defect of ours."""
         if unborn:
             self._host.ended(run)  # the run was never recorded: its caller has been told
-        else:
+        elif not isinstance(error, JournalError):
+            # Else the journal was closed while its disk failed: nothing is wrong with the run,
+            # which goes on from what is recorded when the journal is opened next.
             self._host.block(run, "corrupt", f"its events could not be recorded: {error}")
 
     # --- act ---------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from contextvars import Context, copy_context
 from typing import Any, NoReturn, Protocol, TypeVarTuple
 
 from durable._base.signals import is_from_signal
+from durable._replay.foreign import WAIT, WRAP_FUTURE, refuse_foreign
 from durable._replay.siblings import ENSURE_FUTURE, siblings
 from durable._replay.source import Place, creator
 from durable._replay.stage import Stage, on_stage
@@ -136,8 +137,7 @@ class StepFuture(BodyFuture):
 class BodyTask(asyncio.Task[Any]):
     """A task whose place in a set depends on nothing but the run and its order of creation.
 
-    `made_at` is where it was created, for messages about one that has no line of its own;
-    not set by `gather` and its like, which are many frames away from their caller.
+    `made_at` is where it was created, for messages about one that has no line of its own.
     """
 
     __slots__ = ("_order", "made_at")
@@ -276,6 +276,9 @@ class BodyLoop(asyncio.AbstractEventLoop):
 
     def create_future(self) -> BodyFuture:
         """Return a new future of this loop."""
+        caller = sys._getframe(1)
+        if caller.f_code is WAIT or caller.f_code is WRAP_FUTURE:
+            refuse_foreign(caller, self)
         self._order += 1
         future = BodyFuture(loop=self)
         future._order = self._order
@@ -298,14 +301,12 @@ class BodyLoop(asyncio.AbstractEventLoop):
     ) -> BodyTask:
         """Return a task for `coro`; its default name is the same on every replay."""
         caller = sys._getframe(1)
-        if caller.f_code is not ENSURE_FUTURE:
-            task = self._new_task(coro, name, context)
-            task.made_at = creator(caller)
-            return task
-        if coro not in self._early:
+        if caller.f_code is ENSURE_FUTURE and coro not in self._early:
             for sibling in siblings(caller, coro):
                 self._early[sibling] = self._new_task(sibling, None, None)
-        return self._early.pop(coro, None) or self._new_task(coro, name, context)
+        task = self._early.pop(coro, None) or self._new_task(coro, name, context)
+        task.made_at = creator(caller)
+        return task
 
     def _new_task(
         self, coro: Coroutine[Any, Any, Any], name: object, context: Context | None

@@ -26,6 +26,7 @@ from durable._surface.cli_files import add_files
 from durable._surface.cli_keys import add_keys
 from durable._surface.cli_repair import add_repair
 from durable._surface.cli_runs import add_journal, add_key_file, add_runs, bystander, keys_of
+from durable._surface.given import check_reason
 from durable._surface.history import read_events, waiting_for
 from durable._surface.lifecycle import checked_id, pause, rerun, retry
 from durable._surface.listing import event_facts, history_lines, plain, run_facts
@@ -259,6 +260,7 @@ async def _status(arguments: argparse.Namespace) -> str:
 
 
 async def _cancel(port: CommandPort, arguments: argparse.Namespace) -> str:
+    check_reason(arguments.reason)
     done = await port.cancel(arguments.run_id, arguments.reason)
     return "the cancellation is recorded" if done is not False else f"to be cancelled {_LATER}"
 
@@ -307,6 +309,7 @@ async def _send(port: CommandPort, arguments: argparse.Namespace) -> str:
 
 
 async def _pause(port: CommandPort, arguments: argparse.Namespace) -> str:
+    check_reason(arguments.reason)
     await pause(port, arguments.run_id, arguments.reason)
     return "it is paused"
 

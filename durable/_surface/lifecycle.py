@@ -25,6 +25,7 @@ from durable._journal.reader import Reader
 from durable._journal.records import RunRow
 from durable._journal.sealing import require_open
 from durable._replay.attributes import first_attributes
+from durable._surface.given import check_reason
 from durable._surface.handle import RunHandle
 from durable.errors import WorkflowRunNotFoundError
 
@@ -163,6 +164,7 @@ class Lifecycle(RunHandle):
         Example:
             ``await run.pause("the bank is down"); ...; await run.resume()``
         """
+        check_reason(reason)
         await self._asked("pause", lambda: self._pause(reason), reason)
 
     async def retry(self) -> None:

@@ -23,6 +23,7 @@ from tests.engine.rig import (
     crashing,
     elapse,
     kinds,
+    messages,
     opened,
     quiet,
     until,
@@ -51,6 +52,14 @@ def fail_reads(request: Request) -> None:
         request.fail(io_error())
     else:
         request.perform()
+
+
+def fail_writes(request: Request) -> None:
+    """Let whatever writes fail."""
+    if request.reads:
+        request.perform()
+    else:
+        request.fail(io_error())
 
 
 @step(name="moments.note")
@@ -147,6 +156,24 @@ async def test_run_that_is_recorded_while_the_runtime_goes_down_begins_in_the_ne
     await asyncio.wait([starting])
     async with opened(journal_path, virtual_clock) as rt:
         assert await rt.get_run("late").result(5) == "done"
+
+
+async def test_runtime_that_closes_while_the_disk_fails_calls_no_run_damaged(
+    journal_path: Path, virtual_clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What could not be written is done again at the next opening; nothing is wrong with it."""
+    disk = Disk()
+    async with opened(journal_path, virtual_clock, driver=disk) as rt:
+        await rt.start(sleeper.options(run_id="caught"), 1)
+        await settle(50)
+        disk.meddle = fail_writes
+        await virtual_clock.advance(2)
+        await settle(50)
+    assert [line for line in messages(caplog) if "blocked" in line] == []
+    assert "writing is paused" in caplog.text
+    async with opened(journal_path, virtual_clock) as rt:
+        await virtual_clock.advance(0)
+        assert await rt.get_run("caught").result(5) == "awake"
 
 
 # --- loads that are cut short ---------------------------------------------------------

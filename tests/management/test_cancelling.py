@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from durable import CancelOutcome, SyncRuntime, cancel_runs, sleep, start, step, workflow
+from durable import CancelOutcome, SyncRuntime, cancel_runs, get_run, sleep, start, step, workflow
 from durable._surface.cancelling import PORTION_RUNS
 from durable.errors import DurableError
 from durable.testing import VirtualClock
-from tests.engine.rig import assert_cancelled, elapse, opened, quiet
+from tests.engine.rig import assert_cancelled, elapse, kinds, opened, quiet
 
 WAIT = 30.0
 
@@ -151,6 +152,46 @@ async def test_unclear_requests_are_refused_and_cancel_nothing(
             await rt.cancel_runs(runs, **filters)
         assert await run.status() in {"pending", "running"}
         assert await rt.cancel_runs([]) == []
+
+
+UNCLEAR: list[tuple[str, Any, type[Exception], str]] = [
+    ("cancel", 7, TypeError, "reason=7 must be a text"),
+    ("cancel", b"why", TypeError, "reason=b'why' must be a text"),
+    ("cancel", "a\udc80", ValueError, "no valid text"),
+    ("cancel", "x" * 100_000, ValueError, "100,000 characters, the limit is 65,536"),
+    ("pause", 7, TypeError, "reason=7 must be a text"),
+    ("pause", "a\udc80", ValueError, "no valid text"),
+    ("wake_up", 5, TypeError, r"correlation_ids=5 .* such as \[5\]"),
+    ("wake_up", "5", TypeError, "correlation_ids='5'"),
+    ("wake_up", [True], TypeError, "numbers of wait_created events"),
+]
+
+
+@workflow(name="bulk.asking")
+async def asking(run_id: str, method: str, given: Any) -> tuple[str, str]:
+    """Ask another run in a way that is refused."""
+    try:
+        await getattr(get_run(run_id), method)(given)
+    except (TypeError, ValueError) as error:
+        return type(error).__name__, str(error)
+    return "none", "it was taken"
+
+
+@pytest.mark.parametrize(("method", "given", "error", "match"), UNCLEAR, ids=range(len(UNCLEAR)))
+async def test_unclear_request_to_one_run_is_refused_and_changes_nothing(
+    journal_path: Path, method: str, given: Any, error: type[Exception], match: str
+) -> None:
+    """In a body nothing of it is recorded, and nothing is tried again."""
+    async with opened(journal_path) as rt:
+        run = await rt.start(napping)
+        with pytest.raises(error, match=match):
+            await getattr(run, method)(given)
+        assert await run.status() in {"pending", "running"}
+        body = await rt.start(asking, run.run_id, method, given)
+        kind, message = await body.result(WAIT)
+        assert kind == error.__name__
+        assert re.search(match, message)
+        assert "step_created" not in await kinds(body)
 
 
 async def test_trouble_with_one_run_is_its_outcome(journal_path: Path) -> None:

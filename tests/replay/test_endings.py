@@ -83,7 +83,22 @@ async def leaves_a_gather() -> None:
     await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("main", [leaves_a_step, leaves_a_sleep])
+async def leaves_an_ensured() -> None:
+    """Return while `ensure_future` waits for a step."""
+    loose.add(asyncio.ensure_future(fetch(7)))
+    await asyncio.sleep(0)
+
+
+async def leaves_a_shield() -> None:
+    """Return while `shield` waits for a step."""
+    loose.add(asyncio.shield(fetch(7)))
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "main",
+    [leaves_a_step, leaves_a_sleep, leaves_a_gather, leaves_an_ensured, leaves_a_shield],
+)
 def test_task_without_a_line_of_its_own_is_told_by_where_it_was_made(
     main: Main, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,12 +106,6 @@ def test_task_without_a_line_of_its_own_is_told_by_where_it_was_made(
     perform(main)
     line = main.__code__.co_firstlineno + 2
     assert f"waiting at {__file__}:{line} in {main.__name__}" in caplog.text
-
-
-def test_task_of_gather_is_told_by_its_step(caplog: pytest.LogCaptureFixture) -> None:
-    """The line is not known, the step is."""
-    perform(leaves_a_gather)
-    assert f"waiting at an unknown line of {fetch.name}" in caplog.text
 
 
 def test_step_that_is_not_awaited_is_named_by_python() -> None:

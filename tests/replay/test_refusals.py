@@ -252,11 +252,16 @@ async def _shields(future: Any) -> object:
     return await asyncio.shield(future)
 
 
+async def _waits(future: Any) -> object:
+    return await asyncio.wait({asyncio.create_task(fetch(1)), future})
+
+
 FOREIGN: dict[str, Callable[[Any], Coroutine[Any, Any, Any]]] = {
     "await": _awaits,
     "gather": _gathers,
     "wait_for": lambda future: asyncio.wait_for(future, 1),
     "shield": _shields,
+    "wait": _waits,
 }
 
 
@@ -270,6 +275,14 @@ async def test_awaiting_something_of_the_host_explains_itself(name: str) -> None
     assert told.startswith("run_failed: NotInBodyError")
     assert "host's event loop" in told and "@step" in told
     future.cancel()
+
+
+def test_awaiting_the_work_of_a_pool_explains_itself() -> None:
+    """Its threads may be idle, and then nothing announces that one of them is used."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        work = pool.submit(time.sleep, 0)
+        told = str(attempt(lambda: asyncio.wrap_future(work)).result)
+    assert "NotInBodyError" in told and "thread or process" in told and "@step" in told
 
 
 async def test_contended_lock_of_the_host_explains_itself() -> None:
