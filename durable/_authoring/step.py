@@ -103,7 +103,7 @@ class Step(Generic[P, R]):
         self.fn = fn
         self.name = name
         self.settings = settings
-        self.is_async = inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)
+        self.is_async = _is_async(fn) or _is_async(type(fn).__call__)
         self._owner = owner
         functools.update_wrapper(self, fn)
 
@@ -219,6 +219,10 @@ class GeneratorStep(Step[P, int], Generic[P, T]):
             self: GeneratorStep[Concatenate[S, Q], T], instance: S, owner: object = None
         ) -> GeneratorStep[Q, T]: ...
         def __get__(self, instance: object, owner: object = None) -> Any: ...
+
+
+def _is_async(fn: object) -> bool:
+    return inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)
 
 
 def _find_global(module: str, qualname: str) -> object:

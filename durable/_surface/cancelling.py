@@ -13,6 +13,7 @@ from typing import Any, Literal
 from durable._base.ids import valid_run_id
 from durable._journal.selection import UNFINISHED, Position, Selection
 from durable._surface.current import Access
+from durable._surface.handle import check_reason
 from durable._surface.selecting import HasRunId, selection_of
 
 PORTION_RUNS = 200
@@ -46,7 +47,7 @@ async def cancel_named(
     """Cancel the runs with these ids, each once."""
     if any(value is not None for value in filters.values()):
         raise ValueError("give either runs or filters, not both: which runs are meant?")
-    _check_reason(reason)
+    check_reason(reason)
     if isinstance(runs, str):
         raise TypeError(f"runs={runs!r} must be several runs: give [{runs!r}]")
     ids = list(dict.fromkeys(map(_id_of, runs)))
@@ -60,7 +61,7 @@ async def cancel_chosen(
     access: Access, reason: str | None, filters: Mapping[str, Any]
 ) -> list[CancelOutcome]:
     """Cancel the runs of which all filters are true."""
-    _check_reason(reason)
+    check_reason(reason)
     selection = selection_of(filters)
     if selection == Selection():
         raise ValueError(
@@ -91,8 +92,3 @@ def _id_of(run: HasRunId | str) -> str:
     if not isinstance(run_id, str):
         raise TypeError(f"{run!r} is neither a run nor the id of one")
     return valid_run_id(run_id)
-
-
-def _check_reason(reason: object) -> None:
-    if reason is not None and not isinstance(reason, str):
-        raise TypeError(f"reason={reason!r} must be a text")

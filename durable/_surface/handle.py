@@ -7,7 +7,7 @@ body's step, which must be the same in each attempt. How a body's question is re
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from durable._base.clock import SystemClock
@@ -30,6 +30,8 @@ class RunHandle:
     """
 
     def __init__(self, run_id: str, access: Access | None = None) -> None:
+        if not isinstance(run_id, str):
+            raise TypeError(f"run_id={run_id!r:.80} must be a text, the id of a run")
         self.run_id = run_id
         self._access = access
         self._step_id: str | None = None  # of the step in which a body asks the handle
@@ -65,3 +67,27 @@ class RunHandle:
 
     def __hash__(self) -> int:
         return hash(self.run_id)
+
+
+def check_reason(reason: object) -> None:
+    """Raise TypeError for a reason of a cancellation that is no text."""
+    if reason is not None and not isinstance(reason, str):
+        raise TypeError(f"reason={reason!r:.80} must be a text")
+
+
+def check_numbers(numbers: Iterable[int] | None) -> list[int] | None:
+    """Return the sequence numbers of events that `wake_up` was given.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    if numbers is None:
+        return None
+    if isinstance(numbers, Iterable):
+        chosen = list(numbers)
+        if all(type(each) is int for each in chosen):
+            return chosen
+    raise TypeError(
+        f"correlation_ids={numbers!r:.80} must be the numbers of wait_created events, such as "
+        "[3, 5], or None for all sleeps"
+    )

@@ -26,6 +26,7 @@ from durable._journal.records import BLOCKED, CANCELLED, COMPLETED, CONTINUED, F
 from durable._journal.seals import text_of
 from durable._surface.carrying import export_run
 from durable._surface.current import Access
+from durable._surface.handle import check_numbers, check_reason
 from durable._surface.history import HistoryEvent, RunStatus, read_events, waiting_for
 from durable._surface.hook_info import HookInfo, hooks_of
 from durable._surface.lifecycle import Lifecycle
@@ -267,6 +268,7 @@ class Run(Lifecycle, Generic[R]):
         ends the run at once. A finished run stays as it is; the request goes to the one that
         continues it. Returns when the request is durable.
         """
+        check_reason(reason)
         await self._asked("cancel", lambda: self._cancel(reason), reason)
 
     async def wake_up(self, correlation_ids: Iterable[int] | None = None) -> int:
@@ -275,7 +277,7 @@ class Run(Lifecycle, Generic[R]):
         Args:
             correlation_ids: sequence numbers of `wait_created` events; default: all sleeps.
         """
-        chosen = None if correlation_ids is None else list(correlation_ids)
+        chosen = check_numbers(correlation_ids)
         return await self._asked("wake_up", lambda: self._wake_up(chosen), chosen)
 
     async def resume(self) -> None:
