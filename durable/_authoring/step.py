@@ -107,7 +107,7 @@ class Step(Generic[P, R]):
         self._owner = owner
         functools.update_wrapper(self, fn)
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
         """Issue the step inside a workflow body; elsewhere run the function as written.
 
         A sync function called outside a body returns its plain value; for the type checker
