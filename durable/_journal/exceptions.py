@@ -42,15 +42,19 @@ def dump_referring(value: object) -> bytes:
 def reduce_error(error: BaseException) -> Any:
     """Return how to pickle an exception; NotImplemented where `pickle`'s own way will do."""
     grouped = isinstance(error, BaseExceptionGroup)  # its members are asked about, each
-    if grouped or not pickles_as_usual(type(error)) or _comes_back(error):
+    if grouped or not pickles_as_usual(error) or _comes_back(error):
         return NotImplemented
     return _rebuild, (type(error), error.args), vars(error)
 
 
-def pickles_as_usual(kind: type[object]) -> bool:
-    """Tell whether a class of exceptions leaves to `pickle` how it is pickled."""
-    own = kind.__reduce__ is not BaseException.__reduce__
-    return not own and kind.__reduce_ex__ is object.__reduce_ex__
+def pickles_as_usual(error: BaseException) -> bool:
+    """Tell whether type, arguments and attributes are all that an exception is made of."""
+    kind = type(error)
+    if kind.__reduce_ex__ is not object.__reduce_ex__:
+        return False
+    if kind.__reduce__ is OSError.__reduce__:  # it holds its number and file elsewhere
+        return getattr(error, "errno", None) is None
+    return kind.__reduce__ is BaseException.__reduce__
 
 
 def is_same_error(back: object, error: BaseException) -> bool:

@@ -311,7 +311,7 @@ class _Bare(_Lean):
     def reducer_override(self, obj: object) -> Any:
         if obj is not self._exc:
             return reduce_main(obj)
-        if not pickles_as_usual(type(obj)):
+        if not pickles_as_usual(self._exc):
             return NotImplemented
         sound = {key: each for key, each in vars(obj).items() if _is_sound(each)}
         return _rebuild, (type(obj), self._exc.args), sound

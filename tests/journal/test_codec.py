@@ -450,6 +450,14 @@ class RefusedError(Exception):
         self.status = status
 
 
+class UnreachableError(ConnectionError):
+    """An `OSError` by descent, which has another way of pickling."""
+
+    def __init__(self, *, host: str) -> None:
+        super().__init__(f"no way to {host}")
+        self.host = host
+
+
 def _local_error() -> Exception:
     class LocalError(RefusedError):
         pass
@@ -459,7 +467,13 @@ def _local_error() -> Exception:
 
 @pytest.mark.parametrize(
     "error",
-    [OutOfStockError("lamp"), RefusedError(status=503), _local_error(), KeyError("a", 1)],
+    [
+        OutOfStockError("lamp"),
+        RefusedError(status=503),
+        UnreachableError(host="b.example"),
+        _local_error(),
+        KeyError("a", 1),
+    ],
     ids=repr,
 )
 def test_exception_inside_a_value_comes_back_whatever_its_init_wants(error: Exception) -> None:
