@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from durable._base.main_name import name_of_main
@@ -33,7 +34,16 @@ _listeners: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 def default_name(fn: Callable[..., Any]) -> str:
-    """Return ``module.qualname``, the same whether a module is imported or run as a script."""
+    """Return ``module.qualname``, the same whether a module is imported or run as a script.
+
+    Raises:
+        ValueError: it is a `functools.partial`, of which there may be many.
+    """
+    if isinstance(fn, partial):
+        raise ValueError(
+            f"{fn!r:.200} has no name of its own, under which its runs and outcomes could be found "
+            'again: give it one, name="..."'
+        )
     module: str = getattr(fn, "__module__", None) or "unknown"
     if module == "__main__":
         module = (name_of_main() or module).removesuffix(".__main__")
@@ -107,6 +117,8 @@ def _register(known: dict[str, Definition], definition: Definition, what: str) -
 
 
 def _place(fn: Callable[..., Any]) -> str:
+    if isinstance(fn, partial):
+        return f"a partial of {_place(fn.func)}"
     qualname = getattr(fn, "__qualname__", type(fn).__qualname__)
     return f"{getattr(fn, '__module__', '?')}.{qualname}"
 

@@ -103,11 +103,11 @@ class Step(Generic[P, R]):
         self.fn = fn
         self.name = name
         self.settings = settings
-        self.is_async = inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)
+        self.is_async = _is_async(fn) or _is_async(type(fn).__call__)
         self._owner = owner
         functools.update_wrapper(self, fn)
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
         """Issue the step inside a workflow body; elsewhere run the function as written.
 
         A sync function called outside a body returns its plain value; for the type checker
@@ -219,6 +219,10 @@ class GeneratorStep(Step[P, int], Generic[P, T]):
             self: GeneratorStep[Concatenate[S, Q], T], instance: S, owner: object = None
         ) -> GeneratorStep[Q, T]: ...
         def __get__(self, instance: object, owner: object = None) -> Any: ...
+
+
+def _is_async(fn: object) -> bool:
+    return inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn)
 
 
 def _find_global(module: str, qualname: str) -> object:

@@ -76,7 +76,7 @@ class Workflow(Generic[P, R]):
         self.owner = owner
         functools.update_wrapper(self, fn)
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[None, None, R]:
         """Inside a workflow body: run this workflow as a part of the caller's run.
 
         Raises:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import cast
 
 from durable._base.duration import parse_duration
 
@@ -26,9 +28,10 @@ class Backoff:
     together do not come back together.
 
     Args:
-        initial: seconds after the first attempt. Default 1.
+        initial: after the first attempt: seconds, a `timedelta` or text such as ``"500ms"``,
+            which are kept as seconds. Default 1.
         factor: growth per attempt, at least 1. Default 2; 1 gives equal pauses.
-        max: longest pause in seconds, not below `initial`. Default 60.
+        max: longest pause, likewise; not below `initial`. Default 60.
         jitter: largest share taken off, 0 (none) to 1. Default 0.5.
 
     Raises:
@@ -38,24 +41,31 @@ class Backoff:
         ``@step(max_retries=5, backoff=Backoff(initial=0.2, max=10))``
     """
 
-    initial: float = 1.0
+    initial: float | timedelta | str = 1.0
     factor: float = 2.0
-    max: float = 60.0
+    max: float | timedelta | str = 60.0
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
-        parse_duration(self.initial, what="Backoff.initial")
-        parse_duration(self.max, what="Backoff.max")
+        for name in ("initial", "max"):
+            us = parse_duration(getattr(self, name), what=f"Backoff.{name}")
+            if isinstance(getattr(self, name), (str, timedelta)):
+                object.__setattr__(self, name, us / 1e6)
         _check_range("factor", self.factor, 1.0, math.inf)
         _check_range("jitter", self.jitter, 0.0, 1.0)
         for field in fields(self):
             # Floats throughout: an int factor would make attempt 10**6 a giant number.
             object.__setattr__(self, field.name, float(getattr(self, field.name)))
-        if self.max < self.initial:
+        first, longest = self._seconds
+        if longest < first:
             raise ValueError(
-                f"Backoff.max={self.max:g} is below initial={self.initial:g}; "
+                f"Backoff.max={longest:g} is below initial={first:g}; "
                 "raise max or lower initial (both are seconds)"
             )
+
+    @property
+    def _seconds(self) -> tuple[float, float]:
+        return cast("tuple[float, float]", (self.initial, self.max))
 
     def delay(self, attempt: int, draw: float) -> float:
         """Seconds to wait after the failed attempt number `attempt` (from 1).
@@ -67,12 +77,13 @@ class Backoff:
         return self._full(attempt) * (1.0 - self.jitter * draw)
 
     def _full(self, attempt: int) -> float:
-        if not self.initial:
+        first, longest = self._seconds
+        if not first:
             return 0.0
         try:
-            return min(self.max, self.initial * self.factor ** (attempt - 1))
+            return min(longest, first * self.factor ** (attempt - 1))
         except OverflowError:
-            return self.max
+            return longest
 
 
 def _check_range(name: str, value: object, low: float, high: float) -> None:

@@ -1,8 +1,8 @@
 """The program that runs in a worker process: calls come in, outcomes go out.
 
 `durable._engine.processes` starts it by its path. It is a plain script that imports
-nothing of `durable`, so that it starts fast and needs no import path before the parent's
-has arrived. Its invariants:
+nothing of `durable` at first, so that it starts fast and needs no import path before the
+parent's has arrived. Its invariants:
 
 - the pipes it was started with are its own: what a step prints goes to stderr, what a
   step reads from stdin is empty, and a process forked by a step does not hold them;
@@ -13,14 +13,16 @@ has arrived. Its invariants:
 A message is 8 bytes of length (little-endian) and a pickle: first the parent's
 `sys.path`; then per call ``(function, args, kwargs)``. A call is answered by one byte as
 soon as it has come in (after that it may have had effects), and later by one of
-``("value", value)``, ``("raised", exception, traceback text)`` and, for an exception that
-does not survive pickling, ``("lost", type name, message, traceback text)``.
+``("value", value)``, ``("unsent", reason)`` for a value that cannot be pickled, ``("raised",
+exception, traceback text)`` and, for an exception that does not survive pickling,
+``("lost", type name, message, traceback text)``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import os
 import pickle
 import signal
@@ -114,20 +116,36 @@ def _answer(call: bytes) -> bytes:
         value = fn(*args, **kwargs)
         if inspect.iscoroutine(value):
             value = asyncio.run(value)
-        return _dumps(("value", value))
     except BaseException as error:
         return _failure(error)
+    try:
+        return _dumps(("value", value))
+    except BaseException as error:  # the value's own code may raise anything
+        return pickle.dumps(("unsent", f"{type(error).__name__}: {_text(error)}"))
 
 
 def _failure(error: BaseException) -> bytes:
     text = "".join(traceback.format_exception(error))
-    try:
-        data = _dumps(("raised", error, text))
-        pickle.loads(data)  # exceptions often pickle into what cannot be loaded
-    except Exception:
-        kind = type(error)
-        return pickle.dumps(("lost", f"{kind.__module__}.{kind.__qualname__}", _text(error), text))
-    return data
+    for prepare in (None, _drop_unsound):
+        try:
+            if prepare is not None:
+                prepare(error)
+            data = _dumps(("raised", error, text))
+            pickle.loads(data)  # exceptions often pickle into what cannot be loaded
+        except Exception:
+            continue
+        return data
+    kind = type(error)
+    return pickle.dumps(("lost", f"{kind.__module__}.{kind.__qualname__}", _text(error), text))
+
+
+def _drop_unsound(error: BaseException) -> None:
+    """Take away the attributes that cannot be sent, such as a lock."""
+    for name, value in list(vars(error).items()):
+        try:
+            pickle.loads(_dumps((value,)))
+        except Exception:
+            delattr(error, name)
 
 
 def _text(error: BaseException) -> str:
@@ -140,7 +158,19 @@ def _text(error: BaseException) -> str:
 def _dumps(answer: tuple[Any, ...]) -> bytes:
     import cloudpickle
 
-    return bytes(cloudpickle.dumps(answer))
+    from durable._journal.exceptions import reduce_error
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Sends exceptions so that they can be loaded, whatever their `__init__` wants."""
+
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, BaseException):
+                return reduce_error(obj)
+            return super().reducer_override(obj)
+
+    with io.BytesIO() as file:
+        Pickler(file).dump(answer)
+        return file.getvalue()
 
 
 if __name__ == "__main__":

@@ -35,7 +35,13 @@ from typing import Any
 
 from durable._engine.process_worker import TAKEN, read, receive, send
 from durable._engine.threads import Done, ThreadPool, Ticket, tell
-from durable.errors import PayloadDecodeError, RemoteError, StepWorkerDiedError
+from durable._journal.exceptions import reduce_error
+from durable.errors import (
+    PayloadDecodeError,
+    RemoteError,
+    SerializationError,
+    StepWorkerDiedError,
+)
 
 _PROGRAM = str(Path(__file__).with_name("process_worker.py"))
 _CLOSE_SECONDS_MAX = 1.0  # how long killed processes may take to be gone
@@ -371,9 +377,11 @@ def _pickler() -> Any:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        """Sends functions behind a decorator by name too, instead of by value."""
+        """Sends functions behind a decorator by name too, and exceptions of any `__init__`."""
 
         def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, BaseException):
+                return reduce_error(obj)
             if isinstance(obj, FunctionType) and (name := _name_behind_decorator(obj)):
                 return resolve_name, (name,)
             return super().reducer_override(obj)
@@ -413,6 +421,10 @@ def _open(answer: bytes) -> Any:
         ) from error
     if kind == "value":
         return rest[0]
+    if kind == "unsent":
+        raise SerializationError(
+            f"result cannot be sent from the worker process: {rest[0]}; return plain data", "result"
+        )
     if kind == "lost":
         raise RemoteError(*rest)
     raised, text = rest

@@ -16,7 +16,7 @@ from typing import Any
 
 from durable._authoring.step import Step
 from durable._base.duration import when
-from durable.errors import FatalError, RetryableError, StepTimeoutError
+from durable.errors import FatalError, RetryableError, SerializationError, StepTimeoutError
 
 logger = logging.getLogger("durable")
 
@@ -65,9 +65,13 @@ def _is_worth_it(step: Step[..., Any], error: BaseException) -> bool:
 
 
 def is_call_error(step: Step[..., Any], error: BaseException) -> bool:
-    """Tell whether the step was called with arguments it does not take: never worth a retry."""
+    """Tell whether the step was called with arguments it does not take: never worth a retry.
+
+    Of a step in a worker process, whether its result cannot be sent from there.
+    """
     if step.settings.executor == "process":
-        return False  # its traceback ends here in any case; `misfit` has looked before
+        # Its traceback ends here in any case; `misfit` has looked at the arguments before.
+        return isinstance(error, SerializationError) and error.path == "result"
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

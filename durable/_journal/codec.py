@@ -38,6 +38,7 @@ from typing import Literal
 
 from durable._base.signals import is_from_signal
 from durable._journal.exact_json import dump_json, load_json
+from durable._journal.exceptions import REFERENCE, dump_referring, reduce_error
 from durable._journal.heads import (
     Transform,
     check_transform,
@@ -54,14 +55,7 @@ from durable._journal.locate import (
     locate,
     type_name,
 )
-from durable._journal.main_classes import (
-    MAIN,
-    SCRIPT,
-    cure_of,
-    dump_main,
-    loads,
-    reduce_main,
-)
+from durable._journal.main_classes import cure_of, loads, reduce_main
 from durable._journal.seals import is_sealed, key_id_of, no_key, signed_part
 from durable.errors import PayloadDecodeError, PayloadTooLargeError, SerializationError
 
@@ -135,8 +129,8 @@ class Codec:
         else:
             try:
                 payload = dumps(value, 5)
-                if SCRIPT is not None and payload.find(MAIN) >= 0:
-                    payload = dump_main(value)
+                if payload.find(REFERENCE) >= 0:
+                    payload = dump_referring(value)
             except BaseException as error:  # a value's own code may raise anything
                 payload = _pack_code(value, root, error)
             # A frame is for readers of files, and takes 9 bytes. Short pickles have but one.
@@ -304,6 +298,8 @@ def _code_pickler() -> Callable[..., pickle.Pickler]:
             if isinstance(obj, (io.IOBase, memoryview)):
                 # cloudpickle would quietly store a file's contents, or bytes for a view.
                 raise pickle.PicklingError(f"cannot pickle {type(obj).__name__!r} object")
+            if isinstance(obj, BaseException):
+                return reduce_error(obj)
             if (reduced := reduce_main(obj, self.dispatch_table)) is not NotImplemented:
                 return reduced
             if getattr(obj, "__module__", None) == "__main__" and _found_by_name(obj):

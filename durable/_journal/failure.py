@@ -30,6 +30,7 @@ from typing import Any, TypedDict, cast
 
 from durable._base.signals import is_from_signal
 from durable._journal.codec import Codec
+from durable._journal.exceptions import is_same_error, pickles_as_usual
 from durable._journal.main_classes import cure_of, dumps, loads, reduce_main
 from durable.errors import TRACEBACK_NOTE, PayloadDecodeError, RemoteError, _rebuild
 
@@ -310,15 +311,10 @@ class _Bare(_Lean):
     def reducer_override(self, obj: object) -> Any:
         if obj is not self._exc:
             return reduce_main(obj)
-        if not _pickles_as_usual(type(obj)):
+        if not pickles_as_usual(self._exc):
             return NotImplemented
         sound = {key: each for key, each in vars(obj).items() if _is_sound(each)}
         return _rebuild, (type(obj), self._exc.args), sound
-
-
-def _pickles_as_usual(kind: type[object]) -> bool:
-    own = kind.__reduce__ is not BaseException.__reduce__
-    return not own and kind.__reduce_ex__ is object.__reduce_ex__
 
 
 def _is_sound(value: object) -> bool:
@@ -346,7 +342,7 @@ def _checked(exc: BaseException, dump: Callable[[BaseException], bytes]) -> byte
     try:
         pickled = dump(exc)
         back = _trusted_load(pickled)
-        same = type(back) is type(exc) and _same_args(back, exc) and _same_text(back, exc)
+        same = is_same_error(back, exc)
     except BaseException as error:
         _pass_signals_on(error)
         return None
@@ -365,25 +361,6 @@ def _trusted_load(pickled: bytes) -> BaseException:
     if not isinstance(error, BaseException):
         raise PayloadDecodeError(f"a {type(error).__name__} came back, not an exception")
     return error
-
-
-def _same_args(back: BaseException, exc: BaseException) -> bool:
-    if len(back.args) != len(exc.args):
-        return False
-    return all(map(_alike, back.args, exc.args))
-
-
-def _same_text(back: BaseException, exc: BaseException) -> bool:
-    # The default text is made of the arguments, and may show the address of one.
-    return type(exc).__str__ is BaseException.__str__ or str(back) == str(exc)
-
-
-def _alike(back: object, original: object) -> bool:
-    if type(back) is not type(original):
-        return False
-    if type(original).__eq__ is object.__eq__:
-        return True  # compares by identity: a copy can never be equal
-    return bool(back == original) or repr(back) == repr(original)
 
 
 def _type_name(exc: BaseException) -> str:

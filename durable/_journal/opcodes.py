@@ -15,6 +15,7 @@ __all__ = ["Machine", "Node"]
 
 _NAME_MAX = 200
 _OF_MAIN = "durable._journal.main_classes.of_main"  # how a class of the script is written
+_REBUILD = "durable.errors._rebuild"  # how an exception is written, with its type and arguments
 
 
 class Node:
@@ -154,6 +155,9 @@ class Machine:
             return
         if name == _OF_MAIN and len(items) == 2:
             self.name_global(".".join(map(_name, items)))
+            return
+        if name == _REBUILD and len(items) == 2 and all(isinstance(each, Node) for each in items):
+            self.call(*items)
             return
         node = Node("object", name=name)
         if name == "copyreg._reconstructor" and items and isinstance(items[0], Node):

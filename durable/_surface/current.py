@@ -1,6 +1,7 @@
 """Which runtime `start` and `get_run` use when none is named.
 
-Inside a step: the one that runs the step. Else the one opened last in the running loop.
+Inside a step: the one that runs the step, if that is in this process. Else the one opened
+last in the running loop.
 With none open, a default one is opened at ``$DURABLE_JOURNAL`` or ``./durable.db``, with the
 keys of ``$DURABLE_KEY_FILE`` if that is set, and closed together with its loop.
 """
@@ -13,13 +14,13 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from durable._authoring.context import current_attempt
+from durable._authoring.context import current_attempt, current_body
 from durable._base.turnstile import Turnstile
 from durable._engine.payloads import EnginePayloads
 from durable._engine.ports import EnginePort
 from durable._journal.reader import Reader
 from durable._replay.body import Body
-from durable.errors import ForkedJournalError, RuntimeNotRunningError
+from durable.errors import ForkedJournalError, RuntimeNotRunningError, WrongContextError
 
 DEFAULT_PATH = "durable.db"
 
@@ -77,6 +78,19 @@ def all_open() -> list[Access]:
     return list(_open.get(asyncio.get_running_loop(), ()))
 
 
+def refuse_in_body() -> None:
+    """Raise in a workflow body, where a runtime is not touched.
+
+    Raises:
+        WrongContextError: this is a body.
+    """
+    if current_body() is not None:
+        raise WrongContextError(
+            "a workflow body does not touch a Runtime, which belongs to the program's event loop: "
+            "use `start`, `get_run`, `send` and the like of `durable`, which are recorded"
+        )
+
+
 def opened(runtime: Access) -> None:
     """Note that a runtime is open in the running loop."""
     _open.setdefault(asyncio.get_running_loop(), []).append(runtime)
@@ -93,11 +107,11 @@ async def current_runtime() -> Access:
     """Return the runtime to use here, opening the default one if there is none.
 
     Raises:
-        RuntimeNotRunningError: the runtime of this step has been closed.
+        RuntimeNotRunningError: the step runs in a worker process, where none was opened.
         ForkedJournalError: this coroutine was begun by the process that we were forked from.
     """
     attempt = current_attempt.get()
-    if attempt is not None:
+    if attempt is not None and attempt.runtime is not None:
         return attempt.runtime  # type: ignore[return-value]  # only runtimes are put there
     try:
         loop = asyncio.get_running_loop()
@@ -112,6 +126,12 @@ async def current_runtime() -> Access:
     runtimes = _open.get(loop)
     if runtimes:
         return runtimes[-1]
+    if attempt is not None:
+        raise RuntimeNotRunningError(
+            f'step {attempt.metadata.name} runs with executor="process", and no runtime is open in '
+            "its worker process: open one there, which is a client of this journal's owner, or use "
+            "an async step, or start and ask runs in the body"
+        )
     opening = _defaults.get(loop)
     if opening is None or (opening.done() and not runtimes):
         opening = _defaults[loop] = asyncio.ensure_future(_open_default(loop))

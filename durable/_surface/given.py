@@ -20,7 +20,7 @@ def check_reason(reason: object) -> None:
     if reason is None:
         return
     if not isinstance(reason, str):
-        raise TypeError(f"reason={reason!r} must be a text")
+        raise TypeError(f"reason={reason!r:.80} must be a text")
     if len(reason) > REASON_CHARS_MAX:
         raise ValueError(
             f"reason={reason[:20]!r}... has {len(reason):,} characters, the limit is "
@@ -45,7 +45,7 @@ def event_numbers(correlation_ids: Iterable[int] | None) -> list[int] | None:
     chosen = list(correlation_ids) if isinstance(correlation_ids, Iterable) else [None]
     if not all(type(each) is int for each in chosen):
         raise TypeError(
-            f"correlation_ids={correlation_ids!r} must be the numbers of wait_created events, "
+            f"correlation_ids={correlation_ids!r:.80} must be the numbers of wait_created events, "
             "such as [5]: see await run.events()"
         )
     return chosen

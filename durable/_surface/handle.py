@@ -30,6 +30,8 @@ class RunHandle:
     """
 
     def __init__(self, run_id: str, access: Access | None = None) -> None:
+        if not isinstance(run_id, str):
+            raise TypeError(f"run_id={run_id!r:.80} must be a text, the id of a run")
         self.run_id = run_id
         self._access = access
         self._step_id: str | None = None  # of the step in which a body asks the handle

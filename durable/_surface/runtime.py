@@ -147,6 +147,7 @@ class Runtime(Scoped, Managed):
             UnsafeFilesystemError: it lies where SQLite's WAL is unsafe.
             JournalError: it cannot be opened.
         """
+        current.refuse_in_body()
         if self._loop is not None:
             self._require_same_process()
             raise RuntimeNotRunningError("a Runtime is opened once: make a new one to open again")
@@ -193,6 +194,7 @@ class Runtime(Scoped, Managed):
         Runs that are going on are continued when the journal is opened again. Twice is fine.
         With `drain` False running attempts get no more time, and run again then.
         """
+        current.refuse_in_body()
         if self._loop is None or self._pid != os.getpid():
             return  # never opened, or by the process that we were forked from
         if self._closing is None:
@@ -314,6 +316,7 @@ class Runtime(Scoped, Managed):
                 f"the runtime of {self.path} is not open: use it in `async with`"
             )
         if self._loop is not asyncio.get_running_loop():
+            current.refuse_in_body()
             raise RuntimeNotRunningError(
                 f"the runtime of {self.path} belongs to another event loop: open one in this loop"
             )

@@ -271,6 +271,8 @@ class SyncRuntime:
 class SyncRun(Generic[R]):
     """The handle of a run, with the methods of `Run` in blocking form.
 
+    As an argument of a workflow, or pickled, it becomes the `Run`.
+
     Example:
         ``run = rt.start(fulfil, "A-17"); print(run.status(), run.result(timeout="1m"))``
     """
@@ -417,6 +419,9 @@ class SyncRun(Generic[R]):
     ) -> dict[str, Any]:
         """Return the run as one JSON document, and write it to a file. See `Run.export`."""
         return self._host.call(lambda: self._run.export(path, overwrite=overwrite))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._run.__reduce__()  # elsewhere, as in a body, it is awaited
 
     def __repr__(self) -> str:
         return f"<SyncRun {self.run_id}>"

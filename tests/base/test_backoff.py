@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,12 @@ def test_the_millionth_attempt_costs_nothing() -> None:
     assert Backoff(factor=10).delay(10**6, 0.0) == 60.0
     assert Backoff(initial=0, factor=10).delay(10**6, 0.0) == 0.0
     assert Backoff(factor=1).delay(10**6, 0.0) == 1.0
+
+
+def test_pauses_may_be_given_like_every_other_duration() -> None:
+    """As text or a `timedelta`; they are seconds then."""
+    assert Backoff(initial="500ms", max=timedelta(minutes=2)) == Backoff(initial=0.5, max=120)
+    assert Backoff(initial="500ms", max="1m", jitter=0).delay(2, 0.0) == 1.0
 
 
 def test_a_backoff_is_a_value() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +45,59 @@ async def fail_oddly() -> None:
 async def return_oddly() -> Any:
     """Return what cannot be stored."""
     return Unpicklable()
+
+
+class RefusedError(Exception):
+    """Cannot be made of its message."""
+
+    def __init__(self, *, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@step(max_retries=0)
+async def refuse(status: int) -> None:
+    """Fail with an error that wants something else than its message."""
+    raise RefusedError(status=status)
+
+
+@step
+async def told(error: RefusedError) -> str:
+    """Look at an error that is an argument."""
+    return f"{error}: {error.status}"
+
+
+@workflow(name="odd.refused")
+async def refused() -> list[Any]:
+    """Errors of steps as a result, and as an argument."""
+    results = await asyncio.gather(refuse(404), refuse(503), return_exceptions=True)
+    return [*results, await told(results[1])]
+
+
+async def test_errors_of_steps_are_values_like_others(journal_path: Path) -> None:
+    """What `gather` gives as a result can be returned, and given to a step, whatever it is."""
+    async with opened(journal_path) as rt:
+        first, second, text = await (await rt.start(refused)).result(timeout=30)
+    assert (type(first), str(first), first.status) == (RefusedError, "status 404", 404)
+    assert (second.status, text) == (503, "status 503: 503")
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+async def test_result_that_cannot_be_stored_is_told_after_one_attempt(
+    journal_path: Path, executor: Any
+) -> None:
+    """Another attempt would only do the work once more."""
+    lock = step(name="odd.lock", backoff=AT_ONCE, executor=executor)(threading.Lock)
+
+    @workflow(name=f"odd.lock.{executor}")
+    async def keep() -> Any:
+        return await lock()
+
+    async with opened(journal_path) as rt:
+        run = await rt.start(keep)
+        with pytest.raises(WorkflowRunFailedError, match="SerializationError: result cannot be"):
+            await run.result(timeout=30)
+        assert "step_retrying" not in [event.kind for event in await run.events()]
 
 
 @workflow(name="odd.flow")

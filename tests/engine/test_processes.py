@@ -16,7 +16,12 @@ import pytest
 
 from durable._engine.processes import ProcessPool
 from durable._engine.threads import ThreadPool, Ticket
-from durable.errors import PayloadDecodeError, RemoteError, StepWorkerDiedError
+from durable.errors import (
+    PayloadDecodeError,
+    RemoteError,
+    SerializationError,
+    StepWorkerDiedError,
+)
 
 WAIT = 30.0  # seconds until a test gives up
 
@@ -191,15 +196,34 @@ async def test_exception_crosses_with_its_notes_and_the_workers_traceback(
     assert await bench.call(os.getpid) == pid
 
 
+async def test_exception_crosses_whatever_its_init_wants(bench: Bench) -> None:
+    """With its type, text and attributes, but for those that cannot be sent."""
+
+    def fail() -> None:
+        import threading
+
+        class OddError(Exception):
+            def __init__(self, one: int, *, two: int) -> None:
+                super().__init__(f"{one} and {two}")
+                self.two, self.lock = two, threading.Lock()
+
+        raise OddError(1, two=2)
+
+    future, _ = bench.submit(fail)
+    _, error = await asyncio.wait_for(future, WAIT)
+    assert (type(error).__name__, str(error)) == ("OddError", "1 and 2")
+    assert vars(error).keys() == {"two", "__notes__"}
+
+
 async def test_exception_that_cannot_be_rebuilt_arrives_as_remote_error(bench: Bench) -> None:
     """Its name, message and traceback are kept."""
 
     def fail() -> None:
         class OddError(Exception):
-            def __init__(self, one: int, two: int) -> None:
-                super().__init__(f"{one} and {two}")
+            def __reduce__(self) -> str:
+                raise LookupError("not me")
 
-        raise OddError(1, 2)
+        raise OddError("1 and 2")
 
     with pytest.raises(RemoteError) as caught:
         await bench.call(fail)
@@ -213,7 +237,7 @@ async def test_what_does_not_pickle_is_an_error_of_the_call_alone(bench: Bench) 
     pid = await bench.call(os.getpid)
     with pytest.raises(TypeError, match="pickle"):
         await bench.call(print, threading.Lock())
-    with pytest.raises(TypeError, match="pickle"):
+    with pytest.raises(SerializationError, match=r"result cannot be sent .*pickle"):
         await bench.call(threading.Lock)
     assert await bench.call(os.getpid) == pid
 

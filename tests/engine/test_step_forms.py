@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,39 @@ def test_async_step_is_refused_for_processes() -> None:
         step(executor="process")(sample.fn)
     with pytest.raises(ValueError, match="needs a plain"):
         echo.options(executor="process")
+
+
+@pytest.mark.parametrize("decorate", [step, workflow])
+def test_partial_needs_a_name_and_does_not_replace_another_ones(decorate: Any) -> None:
+    """All partials would have the same name; those of one function are that function's."""
+
+    async def first(value: int) -> int:
+        return value
+
+    async def second(value: int) -> int:
+        return -value
+
+    with pytest.raises(ValueError, match=r"partial.* has no name of its own"):
+        decorate(functools.partial(first, 1))
+    named = decorate(name="forms.partial")
+    named(functools.partial(first, 1))
+    named(functools.partial(first, 2))
+    with pytest.raises(ValueError, match=r"'forms.partial' is taken by a partial of .*first"):
+        named(functools.partial(second, 1))
+
+
+async def test_object_with_an_async_call_can_be_a_step(journal_path: Path) -> None:
+    """It runs like an ``async def``."""
+
+    class Doubler:
+        async def __call__(self, value: int) -> int:
+            return value * 2
+
+    double: Any = step(name="forms.doubler")(Doubler())
+
+    @workflow
+    async def doubled() -> int:
+        result: int = await double(4)
+        return result
+
+    assert await result_of(journal_path, doubled) == 8

@@ -17,6 +17,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -428,3 +429,64 @@ def test_payload_is_the_pickle_without_the_frame_of_a_short_one(size: int) -> No
         assert len(payload) == len(whole) - (
             9 if whole[2:3] == b"\x95" and len(whole) < 60_000 else 0
         )
+
+
+# --- exceptions inside values -------------------------------------------------------------
+
+
+class OutOfStockError(Exception):
+    """Its text, made once more of itself, would be another one."""
+
+    def __init__(self, item: str, left: int = 0) -> None:
+        super().__init__(f"only {left} {item}s left")
+        self.left = left
+
+
+class RefusedError(Exception):
+    """Cannot be made of its message at all."""
+
+    def __init__(self, *, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+class UnreachableError(ConnectionError):
+    """An `OSError` by descent, which has another way of pickling."""
+
+    def __init__(self, *, host: str) -> None:
+        super().__init__(f"no way to {host}")
+        self.host = host
+
+
+def _local_error() -> Exception:
+    class LocalError(RefusedError):
+        pass
+
+    return LocalError(status=404)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfStockError("lamp"),
+        RefusedError(status=503),
+        UnreachableError(host="b.example"),
+        _local_error(),
+        KeyError("a", 1),
+    ],
+    ids=repr,
+)
+def test_exception_inside_a_value_comes_back_whatever_its_init_wants(error: Exception) -> None:
+    """Type, text, arguments and attributes are those that were stored."""
+    error.add_note("seen")
+    back: Any = CODEC.decode(CODEC.encode({"results": [1, error, ExceptionGroup("all", [error])]}))
+    one, group = back["results"][1], back["results"][2]
+    for each in (one, group.exceptions[0]):
+        assert type(each).__qualname__ == type(error).__qualname__
+        assert (str(each), each.args, vars(each)) == (str(error), error.args, vars(error))
+
+
+def test_values_with_classes_but_no_odd_exceptions_are_stored_as_pickle_has_them() -> None:
+    """The second look at a value changes nothing of it."""
+    value = [Order(1, ["a" * 70_000]), Colour.RED, ValueError("x"), OSError(2, "no", "file")]
+    assert CODEC.encode(value) == pickle.dumps(value, 5)

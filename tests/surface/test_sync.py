@@ -93,6 +93,18 @@ def test_many_runs_are_started_together(rt: SyncRuntime) -> None:
     assert [run.result(WAIT) for run in runs] == [n * 2 for n in range(20)]
 
 
+@workflow
+async def sync_sum(runs: list[Run[int]]) -> int:
+    """Ask the runs that were given."""
+    return sum([await run.result() for run in runs])
+
+
+def test_handle_can_be_given_to_a_workflow(rt: SyncRuntime) -> None:
+    """Bodies and steps have an event loop, so it is a `Run` there."""
+    runs: list[Any] = [rt.start(sync_double, n) for n in (1, 2)]
+    assert rt.start(sync_sum, runs).result(WAIT) == 6
+
+
 def test_errors_are_raised_in_the_calling_thread(rt: SyncRuntime) -> None:
     """A failed run raises like the async `result`, a bad call like the async `start`."""
     with pytest.raises(WorkflowRunFailedError) as caught:

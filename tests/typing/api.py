@@ -6,6 +6,7 @@ must be found, and mypy reports it as unused should the mistake ever pass.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ async def nightly() -> dict[str, int]:
     assert_type(await resize(b"", width=3), bytes)
     assert_type(await crunch(4), float)
     assert_type(await fulfil("A-17"), str)
+    gathered = await asyncio.gather(charge("A-17", 1), crunch(4), fulfil("A-17"))
+    assert_type(gathered, tuple[str, float, str])
     child = await start(fulfil, "A-17")
     assert_type(await child.result(), str)
     return {"done": 1}
