@@ -38,6 +38,7 @@ def flipped(data: bytes, word: bytes) -> bytes:
 HARMLESS: dict[str, Damage] = {
     "header gone": lambda data: cut(data, 0, bytes(100)),
     "magic": lambda data: cut(data, 3, b"\0"),
+    "version that may write": lambda data: cut(data, 18, b"\x82"),
     "page size": lambda data: cut(data, 16, b"\0\0"),
     "number of pages": lambda data: cut(data, 28, b"\x7f"),
     "schema format": lambda data: cut(data, 47, b"\x14"),
