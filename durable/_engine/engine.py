@@ -431,8 +431,8 @@ class Engine:
     async def _resume_later(self, run_id: str) -> None:
         try:
             await self._resume(run_id, by_itself=True)
-        except WorkflowRunNotFoundError:
-            return  # deleted meanwhile
+        except (WorkflowRunNotFoundError, RuntimeClosedError):
+            return  # deleted meanwhile; or the next runtime resumes it
         except Exception:
             logger.exception("run %s could not be resumed by itself", run_id)
 

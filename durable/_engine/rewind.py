@@ -173,7 +173,7 @@ async def fork_run(
     seed = source.run_id if found is None or found.seed is None else found.seed
     origin = encode_origin(Origin("forked", source.run_id, seed))
     history = await journal.reader.history(source.pk, source.run_id)
-    require_open(history)
+    _require(source, history)
     shared = _seen(source, history) if asked.at is None else history
     events = fork(source.run_id, shared, asked.at, asked.results, now_us)
     row = _forked(source, history, events, now_us)._replace(
@@ -253,9 +253,9 @@ def retry_write(row: RunRow, history: Sequence[Event], request: str, now_us: int
 
     Raises:
         RunStateError: the run has not failed. PayloadDecodeError: its history is sealed, and
-            the key is not at hand.
+            the key is not at hand. WorkflowRunNotFoundError: it was deleted meanwhile.
     """
-    require_open(history)
+    _require(row, history)
     payload = request.encode()
     if any(e.kind == EventKind.RUN_REWOUND and e.payload == payload for e in history):
         return None
@@ -279,6 +279,13 @@ def retry_write(row: RunRow, history: Sequence[Event], request: str, now_us: int
         ops.append(set_deadline(row.pk, at + allowed))
     events = [RunEvent(row.pk, row.run_id, event)]
     return Write(done=_ignore, events=events, states=[state], ops=ops)
+
+
+def _require(row: RunRow, history: Sequence[Event]) -> None:
+    """Raise unless a history is there, and can be read."""
+    if not history:
+        raise WorkflowRunNotFoundError(row.run_id)  # deleted after its row was read
+    require_open(history)
 
 
 def time_allowed(row: RunRow, history: Sequence[Event]) -> int | None:

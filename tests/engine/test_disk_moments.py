@@ -431,22 +431,42 @@ async def test_closing_does_not_wait_for_a_parent_that_waits_for_its_child(
         assert (await kinds(run)).count("step_completed") == 2
 
 
+def delete_after_some(journal_path: Path, left: list[int], request: Request) -> None:
+    """Delete all runs before the last of so many reads."""
+    left[0] -= request.reads
+    if left[0] == 0:
+        with closing(sqlite3.connect(journal_path)) as beside, beside:
+            beside.execute("DELETE FROM events")
+            beside.execute("DELETE FROM runs")
+    request.perform()
+
+
+@pytest.mark.parametrize("reads", [1, 2])
+@pytest.mark.parametrize("again", [Run.retry, fork_from_the_start])
+async def test_run_that_is_deleted_while_it_is_set_back_is_not_found(
+    journal_path: Path, virtual_clock: VirtualClock, again: Any, reads: int
+) -> None:
+    """Retention may take it between its row and its history."""
+    disk = Disk()
+    async with opened(journal_path, virtual_clock, driver=disk) as rt:
+        BROKEN.append("the world")
+        failed = await rt.start(failing)
+        with pytest.raises(WorkflowRunFailedError):
+            await failed.result()
+        BROKEN.clear()
+        await quiet(rt)
+        await settle(50)  # the sweeper has looked
+        disk.meddle = partial(delete_after_some, journal_path, [reads])
+        with pytest.raises(WorkflowRunNotFoundError):
+            await again(failed)
+
+
 @pytest.mark.parametrize("reads", range(1, 4))
 async def test_result_of_a_run_that_is_deleted_meanwhile_is_not_found(
     journal_path: Path, virtual_clock: VirtualClock, reads: int
 ) -> None:
     """Retention may take it between any two of the reads that the answer needs."""
-    disk, left = Disk(), [reads]
-
-    def delete_after_some(request: Request) -> None:
-        if request.reads:
-            left[0] -= 1
-        if left[0] == 0:
-            with closing(sqlite3.connect(journal_path)) as beside, beside:
-                beside.execute("DELETE FROM events")
-                beside.execute("DELETE FROM runs")
-        request.perform()
-
+    disk = Disk()
     async with opened(journal_path, virtual_clock) as rt:
         run = await rt.start(sleeper, 0)
         assert await run.result(5) == "awake"
@@ -454,7 +474,7 @@ async def test_result_of_a_run_that_is_deleted_meanwhile_is_not_found(
         run = rt.get_run(run.run_id)
         await quiet(rt)
         await settle(50)  # the sweeper has looked
-        disk.meddle = delete_after_some
+        disk.meddle = partial(delete_after_some, journal_path, [reads])
         if reads == 3:
             assert await run.result(5) == "awake"
         else:

@@ -43,7 +43,7 @@ def _verb(name: str) -> Callable[[Verb], Verb]:
 
 async def perform(world: World, runtime: Runtime, verb: str, given: tuple[Any, ...]) -> None:
     """Perform one act; errors of the library are answers."""
-    life = world.life
+    life, loop = world.life, asyncio.get_running_loop()
     try:
         await VERBS[verb](world, runtime, *given)
     except InternalError as error:
@@ -52,7 +52,8 @@ async def perform(world: World, runtime: Runtime, verb: str, given: tuple[Any, .
         world.mark(f"{verb}: {type(error).__name__}")
         world.tell(f"{verb}: {type(error).__name__}: {error}"[:300])
     except Exception as error:
-        world.broken("broken", f"{verb} raised {error!r}")
+        if not loop.is_closed():  # else it is a coroutine of a life that was lost, disposed of
+            world.broken("broken", f"{verb} raised {error!r}")
     else:
         if life == world.life and not world.dead:
             world.tell(f"{verb} {given}: done")
@@ -143,9 +144,13 @@ async def cancel(world: World, runtime: Runtime, share: float) -> None:
     if run is None:
         return
     world.cancelled.add(run.run_id)
+    seen = world.witness.by_id.get(run.run_id)
+    was_over = seen is not None and seen.row.status in FINISHED  # a retry may be under way
     await run.cancel("the simulation says so")
     seen = _seen(world, run.run_id)
-    if seen is not None and not seen.cancel_asked and seen.row.status not in FINISHED:
+    if was_over or seen is None or seen.cancel_asked:
+        return
+    if seen.row.status not in FINISHED:
         world.broken("lost", f"9: the cancellation of {run.run_id} is not recorded")
 
 
