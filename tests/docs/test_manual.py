@@ -81,11 +81,11 @@ def test_a_summary_is_the_first_sentence() -> None:
     assert manual.Page("x", "# X\n\nVersion 1.5 of it.\n").summary == "Version 1.5 of it"
 
 
+@pytest.mark.skipif(not (ROOT / "CHANGELOG.md").exists(), reason="needs a whole checkout")
 def test_each_promise_names_tests_that_are_there() -> None:
     """The table of the design page has a row for each promise, and no name of a lost file."""
-    pages = ROOT / "durable" / "docs"
-    promises = re.findall(r"^\d+\. \*\*", (pages / "guarantees.md").read_text(), re.MULTILINE)
-    _, _, rest = (pages / "design.md").read_text().partition("tests that keep them")
+    promises = re.findall(r"^\d+\. \*\*", read("guarantees"), re.MULTILINE)
+    _, _, rest = read("design").partition("tests that keep them")
     rows = [line for line in rest.partition("\n## ")[0].splitlines() if "| `tests/" in line]
     assert len(rows) >= len(promises) > 10
     for row in rows:
