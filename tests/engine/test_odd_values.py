@@ -82,12 +82,17 @@ async def test_errors_of_steps_are_values_like_others(journal_path: Path) -> Non
     assert (second.status, text) == (503, "status 503: 503")
 
 
+def unstorable() -> object:
+    """Return what no journal can hold, and no pipe can carry."""
+    return threading.Lock()
+
+
 @pytest.mark.parametrize("executor", ["thread", "process"])
 async def test_result_that_cannot_be_stored_is_told_after_one_attempt(
     journal_path: Path, executor: Any
 ) -> None:
     """Another attempt would only do the work once more."""
-    lock = step(name="odd.lock", backoff=AT_ONCE, executor=executor)(threading.Lock)
+    lock = step(name="odd.lock", backoff=AT_ONCE, executor=executor)(unstorable)
 
     @workflow(name=f"odd.lock.{executor}")
     async def keep() -> Any:
