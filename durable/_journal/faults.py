@@ -74,14 +74,17 @@ def _describe(cause: BaseException, path: str, what: str) -> JournalError:
     if code in _DAMAGED:
         return JournalCorruptError(
             f"{what} the journal {path} failed: {cause}. The file is damaged or is not a "
-            "journal: restore it from a backup"
+            "journal: mend it with `durable repair`, or restore it from a backup"
         )
     if code == sqlite3.SQLITE_BUSY:
         return JournalError(
             f"{what} the journal {path} failed: another program holds a lock on it. "
             "Close programs that write to the file"
         )
-    return JournalError(f"{what} the journal {path} failed: {cause}. Check the disk and the path")
+    check = "Check the disk and the path"
+    if code == sqlite3.SQLITE_READONLY:
+        check += "; if its permissions let you write, its header is damaged: `durable repair`"
+    return JournalError(f"{what} the journal {path} failed: {cause}. {check}")
 
 
 def refusal(error: BaseException) -> InternalError:

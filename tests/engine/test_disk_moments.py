@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from durable import Run, get_run, get_step_metadata, sleep, start, step, workflow
+from durable import Run, Runtime, get_run, get_step_metadata, sleep, start, step, workflow
 from durable._journal.high_water import forget_mark
 from durable.errors import JournalError, WorkflowRunFailedError, WorkflowRunNotFoundError
 from durable.testing import VirtualClock, settle
@@ -323,6 +323,17 @@ async def failing() -> Any:
     return await fragile()
 
 
+async def failed_run(rt: Runtime) -> Run[Any]:
+    """Return a run that has failed, and would not again; nothing is under way."""
+    BROKEN.append("the world")
+    run = await rt.start(failing)
+    with pytest.raises(WorkflowRunFailedError):
+        await run.result()
+    BROKEN.clear()
+    await quiet(rt)
+    return run
+
+
 async def fork_from_the_start(run: Run[Any]) -> Run[Any]:
     """Return a run that goes on from before the step."""
     return await run.fork("moments.fragile")
@@ -344,12 +355,7 @@ async def test_what_is_recorded_is_done_though_reading_fails_afterwards(
             request.perform()
 
     async with opened(journal_path, virtual_clock, driver=disk) as rt:
-        BROKEN.append("the world")
-        failed = await rt.start(failing)
-        with pytest.raises(WorkflowRunFailedError):
-            await failed.result()
-        BROKEN.clear()
-        await quiet(rt)
+        failed = await failed_run(rt)
         disk.meddle = fail_reads_after_two_writes
         run = await again(failed) or failed
         assert len(written) == 2
@@ -449,12 +455,7 @@ async def test_run_that_is_deleted_while_it_is_set_back_is_not_found(
     """Retention may take it between its row and its history."""
     disk = Disk()
     async with opened(journal_path, virtual_clock, driver=disk) as rt:
-        BROKEN.append("the world")
-        failed = await rt.start(failing)
-        with pytest.raises(WorkflowRunFailedError):
-            await failed.result()
-        BROKEN.clear()
-        await quiet(rt)
+        failed = await failed_run(rt)
         await settle(50)  # the sweeper has looked
         disk.meddle = partial(delete_after_some, journal_path, [reads])
         with pytest.raises(WorkflowRunNotFoundError):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from durable import verify
+from durable import Runtime, verify
 from durable._journal.care.repairing import needs_repair, repair_journal
 from durable._journal.driver import InlineDriver
 from durable._journal.files import JournalFiles
 from durable._surface.cli import main
-from durable.errors import JournalCorruptError
+from durable.errors import JournalCorruptError, JournalError
 from tests.engine.rig import crashing
 from tests.health.rig import fill_open
 
@@ -72,6 +72,13 @@ def test_what_only_hinders_sqlite_costs_no_run(journal: Path, damage: Damage) ->
     assert sorted(path.name for path in Path(str(repair.folder)).iterdir()) == [
         "before.db", "quarantine.jsonl", "report.txt",
     ]  # fmt: skip
+
+
+async def test_error_of_a_journal_that_sqlite_only_reads_names_the_repair(journal: Path) -> None:
+    """Nothing else tells it from a file that one may not write."""
+    journal.write_bytes(HARMLESS["version that may write"](journal.read_bytes()))
+    with pytest.raises(JournalError, match="durable repair"):
+        await Runtime(journal).open()
 
 
 @pytest.mark.parametrize("pages", [10, 17, 20, 23])

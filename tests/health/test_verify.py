@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,21 @@ async def test_verify_works_beside_an_owner_and_after_its_death(journal_path: Pa
     after = await verify(journal_path)
     assert after.findings == []
     assert after.events > found.events
+
+
+async def test_verify_in_the_process_of_the_owner_leaves_its_locks_alone(
+    journal_path: Path,
+) -> None:
+    """Who closes a file drops all locks of its process on it; then others delete the -wal."""
+    beside = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version')"
+    wal = journal_path.with_name(f"{journal_path.name}-wal")
+    async with opened(journal_path) as rt:
+        await fill_open(rt)
+        before = wal.stat().st_ino
+        assert (await verify(journal_path)).findings == []
+        words = [sys.executable, "-c", beside, str(journal_path)]
+        await asyncio.to_thread(subprocess.run, words, check=True)
+        assert wal.stat().st_ino == before
 
 
 async def test_run_that_is_just_being_deleted_is_no_finding(journal_path: Path) -> None:

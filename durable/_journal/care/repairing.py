@@ -30,7 +30,7 @@ from durable._base.words import counted
 from durable._journal.care.looking import forget_looking, looking_at
 from durable._journal.care.mending import Mended, mend
 from durable._journal.care.salvage import Wreck, salvage
-from durable._journal.care.straightening import readable
+from durable._journal.care.straightening import is_read_only, readable
 from durable._journal.care.verifying import QUERIES as EXAMINING
 from durable._journal.care.verifying import verify_journal
 from durable._journal.codec import Codec
@@ -83,14 +83,17 @@ class Repair:
 
 
 def needs_repair(files: JournalFiles) -> bool:
-    """Tell whether anything is wrong with a journal; there is nothing in one without tables."""
+    """Tell whether anything is wrong with a journal; there is nothing in one without tables.
+
+    The caller holds the owner lock, and nothing has it open.
+    """
     try:
         with looking_at(files) as conn:
             if version_of(conn, files.path, LATEST) == 0:
                 return False
             if _loss(conn, files.path) is not None:
                 return True
-        return bool(verify_journal(files).findings)
+        return is_read_only(files) or bool(verify_journal(files).findings)
     except (JournalCorruptError, sqlite3.Error):
         return True
 

@@ -37,6 +37,7 @@ _HEAD = struct.Struct(">16sHBBBBBB12I20sII")
 _EMPTY_LEAF = struct.Struct(">BHHHB")
 _LEAST_PAGES = 64  # SQLite refuses a schema whose tables begin behind the end
 _ROLLBACK, _WAL = 1, 2
+_WRITE_VERSION = 18  # where a header has it
 _OBJECTS = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema ORDER BY rowid"
 
 
@@ -67,6 +68,17 @@ def readable(
         if not lacking:
             return looking_at(files)
     return _straightened(files, folder)
+
+
+def is_read_only(files: JournalFiles) -> bool:
+    """Tell whether the header lets SQLite read a journal and not write it, which it never says.
+
+    Not to be called where a connection to it is open: who closes a file drops the locks that
+    its process has on it.
+    """
+    with open(files.path, "rb") as file:
+        head = file.read(_WRITE_VERSION + 1)
+    return head[_WRITE_VERSION] > _WAL
 
 
 @contextmanager

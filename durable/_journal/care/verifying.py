@@ -39,7 +39,6 @@ from durable.errors import JournalVersionError
 
 QUERIES = parse(read("care/examining.sql"))
 _STRUCTURE_FINDINGS = 100
-_WRITE_VERSION, _WRITE_VERSION_MAX = 18, 2  # where a header has it, and what SQLite knows
 
 _run_of = itemgetter(0)
 _stream_of = itemgetter(0, 1)
@@ -95,17 +94,7 @@ def _verified(files: JournalFiles, *, fully: bool) -> Verification:
             )
         look = Look(conn)
         look.at_everything(fully=fully)
-    look.findings += _header(files.path)
     return Verification(files.path, look.runs, look.events, look.chunks, look.findings)
-
-
-def _header(path: str) -> list[Finding]:
-    """Look at the one number that SQLite says nothing of: it reads, and writes no more."""
-    with open(path, "rb") as file:
-        head = file.read(_WRITE_VERSION + 1)
-    version = head[_WRITE_VERSION]
-    told = f"the header says write version {version}, so that SQLite opens it for reading only"
-    return [Finding("file", told)] if version > _WRITE_VERSION_MAX else []
 
 
 class Look:
