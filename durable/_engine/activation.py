@@ -297,7 +297,7 @@ class Activation:
 
     def next_wake(self, run: HotRun, body: Body) -> int | None:
         """Return the run's `wake_at`: 0 while attempts are in flight, else the next due time."""
-        if body.hooks is not None and body.hooks.questions():
+        if (hooks := body.hooks) is not None and (hooks.in_doubt or hooks.questions()):
             return 0  # an answer from the journal is
         if body.in_flight():
             return 0

@@ -6,8 +6,9 @@ claim failed is marked as due in that transaction too, so that a crash before it
 of the conflict brings it back. The conflict itself is an event: the run that made the
 claim gets it in its inbox, with the run that holds the token.
 
-Claims say the same twice: when a run is loaded, those whose outcome its history does not
-tell are looked up again.
+Claims say the same twice: when a run is loaded they are looked up again. Until its body has
+heard of it, a claim that is not known to hold is marked with every write that may tell when
+the run is due.
 """
 
 from __future__ import annotations
@@ -86,13 +87,18 @@ class Claims:
         else:
             hooks.unsure += [hook for claims, hook in changes if claims]
             # Those of earlier turns too: this write may set when the run is due.
-            marked = [hook for hook in hooks.unsure if not hook.closed]
-            ops += [_mark(run, hook) for hook in marked]
+            marked = hooks.unsure = [hook for hook in hooks.unsure if _is_open(run, hook)]
+            ops += self.marks(run)
         if ops or asking:
             write.ops = [*write.ops, *ops]
             places = range(len(write.ops) - len(marked), len(write.ops))
             asked = _Asked(run, marked, asking, write, places)
             write.done = partial(self._recorded, asked, write.done)
+
+    def marks(self, run: HotRun) -> list[RowOp]:
+        """Return what keeps a run due until it has heard of the claims that it has lost."""
+        hooks = None if run.body is None else run.body.hooks
+        return [] if hooks is None else [_mark(run, hook) for hook in hooks.unsure]
 
     def _recorded(
         self,
@@ -118,7 +124,6 @@ class Claims:
         for hook, is_lost in zip(marked, lost, strict=True):
             if hook not in body.hooks.unsure:
                 continue  # an earlier turn has told
-            body.hooks.unsure.remove(hook)
             if is_lost:
                 self._doubt(run, [hook])
             else:
@@ -130,6 +135,7 @@ class Claims:
         """Look up the claims of a loaded run: what its history tells of them may be past."""
         hooks = None if run.body is None else run.body.hooks
         if hooks is not None and (wanted := [h for h in hooks.open.values() if not h.conflict]):
+            hooks.unsure = list(wanted)
             self._begin(run, partial(self._look_up, run, wanted))
 
     async def _look_up(self, run: HotRun, wanted: Sequence[OpenHook]) -> None:
@@ -141,6 +147,11 @@ class Claims:
             self._doubt(run, [hook for hook in wanted if hook.seq not in held])
 
     def _hold(self, run: HotRun, hook: OpenHook) -> None:
+        assert run.body is not None
+        assert run.body.hooks is not None
+        hooks = run.body.hooks
+        hooks.unsure = [each for each in hooks.unsure if each is not hook]
+        hook.doubted = False
         hook.claimed = True
         hook.run = run
         self.hot[hook.token] = hook
@@ -154,10 +165,12 @@ class Claims:
 
     def _doubt(self, run: HotRun, hooks: Sequence[OpenHook]) -> None:
         """Find out who holds the tokens that these hooks seem not to have got."""
+        hooks = [hook for hook in hooks if not hook.doubted]
         if hooks:
             # As the journal has it: the run stays in memory until it has heard.
             run.state = run.state._replace(wake_at=0)
         for hook in hooks:
+            hook.doubted = True
             self._begin(run, partial(self._find_holder, run, hook))
 
     async def _find_holder(self, run: HotRun, hook: OpenHook) -> None:

@@ -244,7 +244,8 @@ class Loader:
         wake_at = self._activation.next_wake(run, body) if body.started else run.begins_at
         if body.outcome is None and wake_at != run.state.wake_at:
             run.state = run.state._replace(wake_at=wake_at)
-            self._journal.submit(Write(done=_ignore, states=[run.state], vital=True))
+            ops = [] if self.claims is None else self.claims.marks(run)
+            self._journal.submit(Write(done=_ignore, states=[run.state], ops=ops, vital=True))
 
     def _reload(self, row: RunRow, resumed: bool) -> None:
         if self.stopped:

@@ -46,7 +46,7 @@ class Hooks:
         open: hooks that are not disposed, by the number of their `hook_created`.
         boxes: mailboxes by name.
         changes: claims (True) and releases of tokens, to be recorded with the next write.
-        unsure: kept by the engine: hooks whose claims are not durable yet.
+        unsure: kept by the engine: hooks whose claims are not known to hold.
         any_claims: whether this run may hold tokens at all.
     """
 
@@ -146,6 +146,13 @@ class Hooks:
     def box(self, name: str) -> Mailbox:
         """Return the mailbox of this name."""
         return self.boxes.setdefault(name, Mailbox())
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is being looked up if tokens are another run's."""
+        return any(
+            hook.doubted and not hook.closed and hook.conflict is None for hook in self.unsure
+        )
 
     @property
     def is_waiting(self) -> bool:

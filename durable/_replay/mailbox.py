@@ -142,11 +142,12 @@ class OpenHook(Mailbox):
         kept: the run goes on as another one, which shall have the token.
         claimed: kept by the engine: the journal says that the token is ours.
         asked: kept by the engine too: the body has asked, and the answer is on its way.
+        doubted: kept by the engine too: it seems to be another run's, and is looked up.
     """
 
     __slots__ = (
-        "__weakref__", "_asking", "_fit", "asked", "claimed", "closed", "conflict", "facts", "held",
-        "kept", "name", "run", "seq", "token",
+        "__weakref__", "_asking", "_fit", "asked", "claimed", "closed", "conflict", "doubted",
+        "facts", "held", "kept", "name", "run", "seq", "token",
     )  # fmt: skip
 
     def __init__(self, seq: int, name: str, token: str, fit: Fit | None) -> None:
@@ -163,6 +164,7 @@ class OpenHook(Mailbox):
         self.run: object = None
         self.claimed = False
         self.asked = False
+        self.doubted = False
         self._asking: list[BodyFuture] = []
 
     @property

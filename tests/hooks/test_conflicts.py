@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from durable import (
     create_hook,
     get_hook_by_token,
     get_run,
+    receive,
     resume_hook,
     sleep,
     step,
@@ -27,6 +29,8 @@ from durable.errors import HookConflictError, HookNotFoundError, WorkflowRunFail
 from durable.testing import VirtualClock, settle
 from tests.engine.rig import (
     WAIT,
+    Disk,
+    Request,
     assert_cancelled,
     crashing,
     elapse,
@@ -232,6 +236,48 @@ async def test_freed_token_is_given_to_the_one_who_asked_in_between(tmp_path: Pa
         assert told in (None, first.run_id)
         await quiet(rt)
         assert (await third.status()) in ("running", "failed")
+
+
+@workflow(name="tests.conflicts.takes_mail")
+async def takes_mail() -> list[object]:
+    """Hold a token, and take mail meanwhile."""
+    hook = create_hook(token="t")
+    return [await receive("box"), await receive("box"), await hook]
+
+
+def perform_some(left: list[int], request: Request) -> None:
+    """Perform so many writes, and none after them; reads always."""
+    if not request.reads:
+        left[0] -= 1
+    if request.reads or left[0] >= 0:
+        request.perform()
+
+
+@pytest.mark.parametrize("writes", range(2, 7))
+@pytest.mark.parametrize("mailed", ["before", "after", "both", "never"])
+async def test_fork_that_cannot_hold_a_token_hears_of_it_wherever_it_crashes(
+    mailed: str, writes: int, tmp_path: Path
+) -> None:
+    """Found by simulation (T5 seed 702853): its own writes said that it was not due."""
+    path, disk, left = tmp_path / "a.db", Disk(), [writes]
+    async with crashing(path, driver=disk) as rt:
+        first = await rt.start(takes_mail)
+        await quiet(rt)
+        await first.pause()
+        if mailed in {"before", "both"}:
+            await rt.send(first.run_id, "box", 1)
+        await quiet(rt)
+        disk.meddle = partial(perform_some, left)
+        asked = [asyncio.create_task(first.fork(run_id="second"))]
+        await until(lambda: left[0] < 0 or asked[0].done())
+        if mailed in {"after", "both"}:
+            asked.append(asyncio.create_task(rt.send("second", "box", 2)))
+        await settle(50)
+    for each in asked:
+        await cut_off(each)
+    async with opened(path) as rt:
+        await quiet(rt)
+        assert (await kinds(get_run("second"))).count("hook_conflict") == 1
 
 
 @pytest.mark.parametrize("end", ["dispose", "complete", "fail", "cancel", "terminate"])

@@ -10,6 +10,7 @@ run back, 8 checksums, 9 nothing is lost, 10 replay, 11 everything ends.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import Any, Protocol
 
@@ -155,7 +156,9 @@ class Witness:
     def _look_at(self, conn: sqlite3.Connection, row: Row) -> None:
         seen = self.runs.get(row.pk)
         if seen is None:
+            copied = self._source_of(row)
             seen = self.runs[row.pk] = self.by_id[row.run_id] = Seen(row)
+            seen.was_blocked = copied is not None and copied.was_blocked
             self._max_pk = max(self._max_pk, row.pk)
         before, seen.row = seen.row, row
         seen.was_blocked |= "blocked" in {before.status, row.status}
@@ -170,6 +173,13 @@ class Witness:
         self._check_row(seen)
         if row.status == "blocked" and (before is row or before.blocked != row.blocked):
             self._world.judge_row(row)
+
+    def _source_of(self, row: Row) -> Seen | None:
+        """Return the run whose history another one begins with."""
+        name = json.loads(row.origin or "{}").get("run_id")
+        there = [self.by_id[name]] if name in self.by_id else []
+        gone = [seen for seen in reversed(self.vanished) if seen.row.run_id == name]
+        return next(iter(there + gone), None)
 
     def _compare(self, conn: sqlite3.Connection) -> None:
         """Hold all that is recorded against all that was seen."""
