@@ -85,9 +85,10 @@ class Claims:
             if hooks.any_claims:
                 ops.append(RowOp("release_hooks", (run.row.pk,)))
         else:
-            hooks.unsure += [hook for claims, hook in changes if claims]
+            new = [hook for claims, hook in changes if claims]
             # Those of earlier turns too: this write may set when the run is due.
-            marked = hooks.unsure = [hook for hook in hooks.unsure if _is_open(run, hook)]
+            hooks.unsure = [hook for hook in (*hooks.unsure, *new) if _is_open(run, hook)]
+            marked = tuple(hooks.unsure)
             ops += self.marks(run)
         if ops or asking:
             write.ops = [*write.ops, *ops]

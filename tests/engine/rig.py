@@ -81,6 +81,14 @@ def perform(request: Request) -> None:
     request.perform()
 
 
+def hold_writes(held: list[Request], request: Request) -> None:
+    """Keep writes for later."""
+    if request.reads:
+        request.perform()
+    else:
+        held.append(request)
+
+
 @asynccontextmanager
 async def opened(
     path: Path, clock: VirtualClock | None = None, **options: Any

@@ -21,6 +21,7 @@ from tests.engine.rig import (
     Disk,
     Request,
     assert_cancelled,
+    hold_writes,
     kinds,
     messages,
     opened,
@@ -110,14 +111,6 @@ async def test_run_is_not_loaded_again_before_its_parking_is_on_record(
         await _until_parked(run)
         await quiet(rt)
         assert len([text for text in messages(caplog) if "is blocked" in text]) == 1
-
-
-def hold_writes(held: list[Request], request: Request) -> None:
-    """Keep a write for later."""
-    if request.reads:
-        request.perform()
-    else:
-        held.append(request)
 
 
 async def quiet_but_running(rt: Any) -> None:

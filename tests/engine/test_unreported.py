@@ -15,7 +15,16 @@ from durable import continue_as_new, sleep, step, workflow
 from durable._journal.driver import InlineDriver
 from durable.errors import JournalError
 from durable.testing import VirtualClock, settle
-from tests.engine.rig import WAIT, Disk, Request, assert_cancelled, opened, quiet, until
+from tests.engine.rig import (
+    WAIT,
+    Disk,
+    Request,
+    assert_cancelled,
+    hold_writes,
+    opened,
+    quiet,
+    until,
+)
 
 CALLS: Counter[str] = Counter()
 
@@ -23,14 +32,6 @@ CALLS: Counter[str] = Counter()
 @pytest.fixture(autouse=True)
 def _clean() -> None:
     CALLS.clear()
-
-
-def hold_writes(held: list[Request], request: Request) -> None:
-    """Keep writes for later."""
-    if request.reads:
-        request.perform()
-    else:
-        held.append(request)
 
 
 def fail_writes(request: Request) -> None:

@@ -34,6 +34,7 @@ from tests.engine.rig import (
     assert_cancelled,
     crashing,
     elapse,
+    hold_writes,
     kinds,
     opened,
     quiet,
@@ -278,6 +279,34 @@ async def test_fork_that_cannot_hold_a_token_hears_of_it_wherever_it_crashes(
     async with opened(path) as rt:
         await quiet(rt)
         assert (await kinds(get_run("second"))).count("hook_conflict") == 1
+
+
+@workflow(name="tests.conflicts.one_by_one")
+async def one_by_one() -> list[object]:
+    """Create hooks in turns that follow each other at once."""
+    hooks = []
+    for number in range(3):
+        hooks.append(create_hook(token=f"t{number}"))
+        await asyncio.sleep(0)
+        await receive("box")
+    return [await hook.get_conflict() for hook in hooks]
+
+
+async def test_claims_of_turns_that_wait_for_the_disk_together_all_hold(tmp_path: Path) -> None:
+    """Found by simulation (T5 seed 740786), before it was ever released."""
+    disk, held = Disk(), list[Request]()
+    async with opened(tmp_path / "a.db", driver=disk) as rt:
+        run = await rt.start(one_by_one)
+        await quiet(rt)
+        disk.meddle = partial(hold_writes, held)
+        sending = []
+        for _ in range(3):
+            sending.append(asyncio.create_task(rt.send(run.run_id, "box")))
+            await settle()
+        disk.let_go(held)
+        await asyncio.gather(*sending)
+        assert await run.result(WAIT) == [None, None, None]
+        assert await held_tokens(rt) == 0
 
 
 @pytest.mark.parametrize("end", ["dispose", "complete", "fail", "cancel", "terminate"])
