@@ -51,7 +51,10 @@ class _Asked(NamedTuple):
 
 
 class Claims:
-    """See the module's docstring. `spawn` begins work of the engine in the background.
+    """See the module's docstring.
+
+    `spawn` begins work of the engine in the background, `settled` takes note that a run may
+    have nothing to do for now.
 
     Attributes:
         hot: hooks of runs in memory whose claims are durable, by token.
@@ -64,12 +67,14 @@ class Claims:
         payloads: EnginePayloads,
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        settled: Callable[[HotRun], None],
     ) -> None:
         self._journal = journal
         self._activation = activation
         self._payloads = payloads
         self._clock = clock
         self._spawn = spawn
+        self._settled = settled
         self.hot: WeakValueDictionary[str, OpenHook] = WeakValueDictionary()
 
     # --- with a turn -------------------------------------------------------------------
@@ -146,6 +151,7 @@ class Claims:
                 if hook.seq in held:
                     self._hold(run, hook)
             self._doubt(run, [hook for hook in wanted if hook.seq not in held])
+            self._settled(run)
 
     def _hold(self, run: HotRun, hook: OpenHook) -> None:
         assert run.body is not None
@@ -196,6 +202,7 @@ class Claims:
             self._answer(run, hook)  # in a turn that records when the run is due
         elif run.body is not None and not run.unsaved:
             run.state = run.state._replace(wake_at=self._activation.next_wake(run, run.body))
+            self._settled(run)
 
     def _begin(self, run: HotRun, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._spawn(self._insist(run, look))

@@ -121,7 +121,7 @@ class Engine:
             self, journal, payloads, self.scheduler, self._activation, self._timers, clock,
             self._suspects, self._commands.deadline,
         )  # fmt: skip
-        claims = Claims(journal, self._activation, payloads, clock, self._spawn)
+        claims = Claims(journal, self._activation, payloads, clock, self._spawn, self.settled)
         self._activation.hooks = self._loader.claims = claims
         self._loader.settings["webhook_base_url"] = options.webhook_base_url
         self._make_families(payloads, clock)

@@ -66,6 +66,8 @@ class HotRun:
             or self.birth is not None
         ):  # fmt: skip
             return False
+        if self.body is not None and (hooks := self.body.hooks) is not None and hooks.unsure:
+            return False  # its row may not tell that it has to hear of a token
         if self.awaiting:
             return self._only_waits_for_runs()
         return self.state.wake_at != 0 and not self._has_queued_attempts()

@@ -281,6 +281,38 @@ async def test_fork_that_cannot_hold_a_token_hears_of_it_wherever_it_crashes(
         assert (await kinds(get_run("second"))).count("hook_conflict") == 1
 
 
+def hold_reads(held: list[Request], left: list[int], request: Request) -> None:
+    """Hold reads back, but for some."""
+    left[0] -= request.reads
+    if request.reads and left[0] < 0:
+        held.append(request)
+    else:
+        request.perform()
+
+
+@pytest.mark.parametrize("reads", range(1, 8))
+async def test_fork_that_cannot_hold_a_token_stays_in_memory_until_it_has_heard(
+    reads: int, tmp_path: Path
+) -> None:
+    """Found by simulation (T5 seed 750869): evicted before the look-up, it was forgotten."""
+    disk, held = Disk(), list[Request]()
+    async with opened(tmp_path / "a.db", driver=disk, idle_runs=0) as rt:
+        first = await rt.start(takes_mail)
+        await quiet(rt)
+        disk.meddle = partial(hold_reads, held, [reads])
+        forking = asyncio.create_task(first.fork(run_id="second"))
+        await settle(50)
+        starting = asyncio.create_task(rt.start(holds, "other"))
+        await settle(50)
+        disk.let_go(held)
+        await asyncio.gather(forking, starting)
+        await quiet(rt)
+        assert (await kinds(get_run("second"))).count("hook_conflict") == 1
+        await rt.start(holds, "another")
+        await quiet(rt)
+        assert len(list(rt._engine.scheduler)) == 1  # now it may leave, or has left
+
+
 @workflow(name="tests.conflicts.one_by_one")
 async def one_by_one() -> list[object]:
     """Create hooks in turns that follow each other at once."""
