@@ -19,7 +19,8 @@ from tests.simulation.plan import Act, Order, Plan, draw
 from tests.simulation.simulate import fingerprint, play, tell
 
 SEEDS = 100
-FOUND = (1217, 4684, 5224, 10563, 106258, 111805, 121106, 702853, 750869)  # showed defects that are mended
+# These showed defects that are mended.
+FOUND = (1217, 4684, 5224, 10563, 106258, 111805, 121106, 702853, 750869)
 STEP = {"id": "r0", "tree": ["seq", ["do", "work", 0, 1.0, True], ["sleep", 3600]]}
 
 
