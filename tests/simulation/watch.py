@@ -228,8 +228,10 @@ class Witness:
         self._check_answer(seen, event)
         if event.kind == K.WAIT_CREATED:
             wall, boot = self._world.now()
-            # Journal time stays ahead of a wall clock that was set back.
-            upsets = self._world.upsets if event.at <= wall else -1
+            # It may have been decided before the clock was set. Journal time stays ahead of a
+            # wall clock that was set back.
+            lately = self._world.upsets > 0 and boot - self._world.upset_at < self._world.lag()
+            upsets = self._world.upsets if event.at <= wall and not lately else -1
             seen.born[event.seq] = (self.life, boot, upsets)
         elif event.kind == K.WAIT_COMPLETED:
             self._check_wait(seen, event)
