@@ -172,8 +172,9 @@ async def wake(world: World, runtime: Runtime, share: float) -> None:
     seen = _seen(world, run.run_id)
     if seen is not None and seen.row.status not in FINISHED:
         woken = [e for e in seen.events if e.kind == EventKind.WAIT_COMPLETED and e.name == WOKEN]
-        # One that is woken may win a race, and so end another one without a record.
-        if count and not woken:
+        # One that is woken may win a race, and so end another one without a record; and a
+        # cancellation that comes at the same time ends them as well.
+        if count and not woken and not seen.cancel_asked:
             world.broken("lost", f"9: {count} sleeps of {run.run_id} ended, recorded are {woken}")
     if count:
         world.mark("woken")
