@@ -113,6 +113,7 @@ class Recovery:
                 await self._due_by_now()
                 if not self._again:
                     return
+                await asyncio.sleep(0)  # due runs that push each other out: let them be woken
         except DurableError:
             if not self._closed:
                 logger.exception("due runs could not be read; trying again in a second")

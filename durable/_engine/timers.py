@@ -111,7 +111,7 @@ class Timers:
             deadline = now + (due_us - self._clock.wall_us()) / 1e6 if ends is None else ends
         alarm = Alarm(deadline, next(self._order), callback, heap)
         heapq.heappush(heap.alarms, alarm)
-        if heap.alarms[0] is alarm:
+        if heap.first() == deadline:  # none is earlier; the wall clock may have been set since
             self._arm()
         return alarm
 

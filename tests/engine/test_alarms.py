@@ -26,6 +26,19 @@ async def test_alarm_whose_time_is_no_exact_float_goes_off_at_its_instant(
     assert fired == [due]
 
 
+async def test_alarm_that_is_past_goes_off_at_once_beside_another_of_its_instant(
+    virtual_clock: VirtualClock,
+) -> None:
+    """Found by simulation (T5 seed 847410): the first was set before the wall clock was."""
+    timers, fired = Timers(virtual_clock, asyncio.get_running_loop()), list[str]()
+    due = virtual_clock.wall_us() + 495_000_000
+    timers.at(due, lambda: fired.append("first"), absolute=True)
+    virtual_clock.set_wall(due + 1)
+    timers.at(due, lambda: fired.append("second"), absolute=True)
+    await virtual_clock.advance(0)
+    assert fired == ["first", "second"]
+
+
 async def test_alarms_at_any_microsecond_go_off_at_their_instants(
     virtual_clock: VirtualClock, seed: int
 ) -> None:

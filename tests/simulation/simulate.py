@@ -200,7 +200,8 @@ def _check_end(world: World, seen: Seen) -> None:
     """Judge how a run ended, what it says that it has seen, and replay it."""
     row, history = seen.row, seen.events
     world.mark(row.status)
-    asked = seen.cancel_asked or row.run_id in world.cancelled or row.parent_id is not None
+    by_name = world.cancelled & {row.run_id, row.first_id}  # a chain goes by its first run's
+    asked = seen.cancel_asked or by_name or row.parent_id is not None
     if row.status == "cancelled" and not asked:
         raise FoundError("corrupt", f"{row.run_id} is cancelled, and nobody has asked for it")
     if row.status == "completed" and history[-1].payload is not None:

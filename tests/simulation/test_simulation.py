@@ -20,7 +20,7 @@ from tests.simulation.simulate import fingerprint, play, tell
 
 SEEDS = 100
 # These showed defects that are mended.
-FOUND = (1217, 4684, 5224, 10563, 106258, 111805, 121106, 702853, 750869)
+FOUND = (1217, 4684, 5224, 10563, 106258, 111805, 121106, 702853, 750869, 847410)
 STEP = {"id": "r0", "tree": ["seq", ["do", "work", 0, 1.0, True], ["sleep", 3600]]}
 
 
