@@ -292,12 +292,16 @@ class Witness:
         assert created.due is not None
         life, born, upsets = seen.born.get(event.ref, (-1, 0.0, -1))
         wall, boot = self._world.now()
+        seconds = (created.due - created.at) / 1e6
+        is_short = boot - born + self._world.lag() < seconds
         if upsets == self._world.upsets:
             early = wall < created.due
+            if upsets and created.name != "until":
+                early &= is_short  # its time may have been ahead of the clock when it was decided
         elif self._world.upset_at - born < self._world.lag():
             early = False  # the clock was set before the wait's timer was: a known gap
         elif created.name != "until" and life == self.life and not self._was_a_row(seen):
-            early = boot - born + self._world.lag() < (created.due - created.at) / 1e6
+            early = is_short
         else:
             early = False  # of a run that was a row the wall clock is all that is left
         if early and not seen.was_set_back and not seen.is_copy:
