@@ -234,7 +234,9 @@ class World:
 
     def is_changed(self, run_id: str) -> bool:
         """Tell whether this run meets code that decides something else."""
-        return run_id in self.changed
+        seen = self.witness.by_id.get(run_id)
+        # One that has ended is not replayed: it is another one under its id, just begun.
+        return run_id in self.changed and seen is not None and seen.row.status not in FINISHED
 
     def forget_code(self, name: str) -> None:
         """Unregister a workflow."""
@@ -376,6 +378,7 @@ class World:
     def note_gone(self, run_id: str) -> None:
         """Forget a run that is gone; another one may take its id."""
         self.mark("gone")
+        self.changed.discard(run_id)
         self.latest = {key: token for key, token in self.latest.items() if key[0] != run_id}
 
     def change_code(self) -> None:
